@@ -1,0 +1,28 @@
+package wasm
+
+import (
+	"fmt"
+
+	"github.com/penstock/penstock/operators/wasm/engine"
+	"github.com/penstock/penstock/operators/wasm/wazero"
+)
+
+// Engines that Config.Engine may name. Auto is wasmer where this build has
+// it, else wazero.
+const (
+	EngineAuto   = "auto"
+	EngineWasmer = "wasmer"
+	EngineWazero = "wazero"
+)
+
+func newEngine(name string) (engine.Engine, error) {
+	switch {
+	case name == EngineWazero, name == EngineAuto && !haveWasmer:
+		return wazero.New(), nil
+	case name == EngineAuto, name == EngineWasmer && haveWasmer:
+		return newWasmer(), nil
+	case name == EngineWasmer:
+		return nil, fmt.Errorf("this build has no wasmer (it needs cgo, on linux/amd64 or macOS): use wazero")
+	}
+	return nil, fmt.Errorf("%q is no engine", name)
+}
