@@ -1,0 +1,98 @@
+package flow
+
+import (
+	"bytes"
+	"context"
+	"encoding/gob"
+	"fmt"
+	"time"
+
+	"github.com/penstock/penstock/pipeline/journal"
+)
+
+// checkpointed is a worker's state between two journal entries.
+type checkpointed struct {
+	Version int
+	Pos     journal.Position
+	Sources []sourceState
+	Nodes   []nodeState
+}
+
+type sourceState struct {
+	Name      string
+	Watermark int64
+	Idle      bool
+}
+
+type nodeState struct {
+	Name, Fingerprint string
+	Watermark         int64
+	State             []byte
+}
+
+func (w *Worker) key() string { return "flow." + w.shard }
+
+// checkpoint stores the state, if anything has happened since the last one,
+// and lets the journal discard what came before.
+func (w *Worker) checkpoint() error {
+	w.ckpt = time.Now()
+	if !w.moved {
+		return nil
+	}
+	c := checkpointed{Version: 1, Pos: w.pos}
+	for i, s := range w.o.Plan.Sources {
+		c.Sources = append(c.Sources, sourceState{s.Name, w.wm[i], w.idle[i]})
+	}
+	for i, n := range w.o.Plan.Nodes {
+		var b bytes.Buffer
+		if err := n.Op.Snapshot(&b); err != nil {
+			return fmt.Errorf("operator %s: snapshot: %w", n.Name, err)
+		}
+		c.Nodes = append(c.Nodes, nodeState{n.Name, n.Fingerprint, w.nodeWM[i], b.Bytes()})
+	}
+	var b bytes.Buffer
+	if err := gob.NewEncoder(&b).Encode(c); err != nil {
+		return fmt.Errorf("checkpoint: %w", err)
+	}
+	if err := w.o.State.Put(w.ctx, w.key(), b.Bytes()); err != nil {
+		return fmt.Errorf("checkpoint: %w", err)
+	}
+	w.moved = false
+	w.o.Journal.Release(holderName, w.o.Shard, w.pos.Seq)
+	return nil
+}
+
+// restore brings back the newest checkpoint. An operator that is new, or whose
+// settings have changed, starts afresh.
+func (w *Worker) restore(ctx context.Context) error {
+	data, err := w.o.State.Get(ctx, w.key())
+	if err != nil || data == nil {
+		return err
+	}
+	var c checkpointed
+	if err := gob.NewDecoder(bytes.NewReader(data)).Decode(&c); err != nil || c.Version != 1 {
+		return fmt.Errorf("checkpoint of shard %d cannot be read (version %d): %v", w.o.Shard, c.Version, err)
+	}
+	w.pos = c.Pos
+	for _, s := range c.Sources {
+		if i, ok := w.sources[s.Name]; ok {
+			w.wm[i], w.idle[i] = s.Watermark, s.Idle
+		}
+	}
+	saved := map[string]nodeState{}
+	for _, n := range c.Nodes {
+		saved[n.Name] = n
+	}
+	for i, n := range w.o.Plan.Nodes {
+		s, ok := saved[n.Name]
+		if !ok || s.Fingerprint != n.Fingerprint {
+			w.o.Log.Info("operator starts afresh: it is new or its settings have changed", "operator", n.Name)
+			continue
+		}
+		if err := n.Op.Restore(bytes.NewReader(s.State)); err != nil {
+			return fmt.Errorf("operator %s: restore: %w", n.Name, err)
+		}
+		w.nodeWM[i] = s.Watermark
+	}
+	return nil
+}

@@ -1,0 +1,316 @@
+package flow
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"math"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"github.com/apache/arrow/go/v17/arrow"
+	"github.com/apache/arrow/go/v17/arrow/array"
+
+	"github.com/penstock/penstock/pipeline"
+	"github.com/penstock/penstock/pipeline/journal"
+)
+
+// Options of a Worker.
+type Options struct {
+	Plan       Plan
+	Shard      int
+	Journal    *journal.Log
+	State      *journal.State
+	Checkpoint time.Duration // how often state is stored
+	Meter      *pipeline.Meter
+	Log        *slog.Logger
+	// Tap, when set, is shown every record that a source or node gives, for
+	// the live page. The record is borrowed; Tap must not block.
+	Tap func(node string, rec arrow.Record)
+}
+
+// Worker runs the graph of one shard. One goroutine calls Run.
+type Worker struct {
+	o       Options
+	reader  *journal.Reader
+	wake    chan struct{}
+	pos     journal.Position
+	seq     atomic.Uint64 // pos.Seq, for others
+	out     uint64        // outputs of the current entry so far
+	sources map[string]int
+	wm      []int64   // by source: its watermark
+	idle    []bool    // by source
+	feeds   [][]int   // by node: the sources upstream of it
+	nodeWM  []int64   // by node: the watermark it was last given
+	emit    []emitter // by node
+	ctx     context.Context
+	shard   string
+	child   time.Duration // time spent in callees of the running operator
+	ckpt    time.Time     // of the newest checkpoint
+	moved   bool          // since then
+}
+
+// holderName is the worker's name among the journal's readers.
+const holderName = "flow"
+
+// NewWorker restores the newest checkpoint. The operators of the plan are
+// open and fresh.
+func NewWorker(ctx context.Context, o Options) (*Worker, error) {
+	w := &Worker{o: o, wake: make(chan struct{}, 1), sources: map[string]int{}, shard: strconv.Itoa(o.Shard)}
+	for i, s := range o.Plan.Sources {
+		w.sources[s.Name] = i
+		w.wm = append(w.wm, math.MinInt64)
+		w.idle = append(w.idle, false)
+	}
+	n := len(o.Plan.Nodes)
+	w.feeds, w.nodeWM, w.emit = make([][]int, n), make([]int64, n), make([]emitter, n)
+	up := make([]map[int]bool, n)
+	for i := range up {
+		up[i] = map[int]bool{}
+		w.nodeWM[i] = math.MinInt64
+		w.emit[i] = emitter{w: w, node: i}
+	}
+	for s, src := range o.Plan.Sources {
+		for _, t := range src.Targets {
+			up[t][s] = true
+		}
+	}
+	for i, node := range o.Plan.Nodes {
+		for s := range o.Plan.Sources {
+			if up[i][s] {
+				w.feeds[i] = append(w.feeds[i], s)
+			}
+		}
+		for _, out := range node.Outputs {
+			for _, t := range out.Targets {
+				if t <= i {
+					return nil, fmt.Errorf("node %s: target %s is not downstream", node.Name, o.Plan.Nodes[t].Name)
+				}
+				for s := range up[i] {
+					up[t][s] = true
+				}
+			}
+		}
+	}
+	if err := w.restore(ctx); err != nil {
+		return nil, err
+	}
+	if err := o.Journal.Hold(ctx, holderName, o.Shard, w.pos); err != nil {
+		return nil, err
+	}
+	w.seq.Store(w.pos.Seq)
+	w.reader = o.Journal.Reader(o.Shard, w.pos, w.wake)
+	w.ckpt = time.Now()
+	return w, nil
+}
+
+// Seq returns the sequence of the newest journal entry that has been run
+// through the graph. Safe for concurrent use.
+func (w *Worker) Seq() uint64 { return w.seq.Load() }
+
+// Run works until ctx ends, then stores a checkpoint and closes the operators.
+// It returns nil when ctx ended.
+func (w *Worker) Run(ctx context.Context) (err error) {
+	// Work on an entry is not cut short: what is begun is finished and stored.
+	w.ctx = context.WithoutCancel(ctx)
+	defer func() {
+		w.reader.Close()
+		if err == nil {
+			err = w.checkpoint()
+		}
+		for _, n := range w.o.Plan.Nodes {
+			if cerr := n.Op.Close(w.ctx); cerr != nil && err == nil {
+				err = fmt.Errorf("close %s: %w", n.Name, cerr)
+			}
+		}
+	}()
+	tick := time.NewTicker(w.o.Checkpoint)
+	defer tick.Stop()
+	for ctx.Err() == nil {
+		e, ok, err := w.reader.Next(ctx)
+		if err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
+			return err
+		}
+		if !ok {
+			select {
+			case <-ctx.Done():
+			case <-w.wake:
+			case <-tick.C:
+				if err := w.checkpoint(); err != nil {
+					return err
+				}
+			}
+			continue
+		}
+		if err := w.entry(&e); err != nil {
+			return err
+		}
+		if time.Since(w.ckpt) >= w.o.Checkpoint {
+			if err := w.checkpoint(); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// entry runs one journal entry through the graph. It takes over e.Record.
+func (w *Worker) entry(e *journal.Entry) error {
+	if e.Record != nil {
+		defer e.Record.Release()
+	}
+	if e.LostBatches > 0 {
+		w.o.Meter.Dropped("journal", "journal_gap", int(e.LostRows))
+		w.o.Log.Error("the journal has a gap: it was full or too old, or its disk lost data",
+			"shard", w.o.Shard, "before", e.Seq, "batches", e.LostBatches, "rows", e.LostRows)
+	}
+	if e.Corrupt != nil {
+		w.o.Log.Error("a journal entry cannot be read and is left out", "shard", w.o.Shard, "entry", e.Seq, "error", e.Corrupt)
+	}
+	w.out = 0
+	if s, ok := w.sources[e.Source]; ok && e.Corrupt == nil {
+		if e.Record != nil {
+			src := w.o.Plan.Sources[s]
+			if w.o.Tap != nil {
+				w.o.Tap(src.Name, e.Record)
+			}
+			for _, t := range src.Targets {
+				w.o.Meter.Edge(src.Name, w.o.Plan.Nodes[t].Name, int(e.Record.NumRows()))
+				if err := w.process(t, e.Record, e.Seq); err != nil {
+					return err
+				}
+			}
+		}
+		w.wm[s] = max(w.wm[s], e.Watermark)
+		w.idle[s] = e.Idle
+		if err := w.advance(e.Seq); err != nil {
+			return err
+		}
+	}
+	if e.Record != nil {
+		w.o.Meter.Processed(w.shard, int(e.Record.NumRows()))
+	}
+	w.pos = e.After()
+	if e.Corrupt != nil {
+		w.pos = w.reader.Position()
+	}
+	w.moved = true
+	w.seq.Store(e.Seq)
+	return nil
+}
+
+// process gives a record to a node and accounts for the time in it.
+func (w *Worker) process(node int, rec arrow.Record, pos uint64) error {
+	w.emit[node].pos = pos
+	return w.timed(node, int(rec.NumRows()), func(n *Node) error {
+		return n.Op.Process(w.ctx, rec, &w.emit[node])
+	})
+}
+
+func (w *Worker) timed(node, rows int, call func(*Node) error) error {
+	n := &w.o.Plan.Nodes[node]
+	outer := w.child
+	w.child = 0
+	start := time.Now()
+	err := call(n)
+	took := time.Since(start)
+	own := took - w.child
+	w.child = outer + took
+	if rows > 0 {
+		w.o.Meter.Operator(n.Name, n.Module, n.Engine, rows, own)
+	}
+	if err != nil {
+		return fmt.Errorf("operator %s: %w", n.Name, err)
+	}
+	return nil
+}
+
+// advance tells each node, in topological order, the least watermark of the
+// sources upstream of it. Idle sources do not count, unless all are idle.
+func (w *Worker) advance(pos uint64) error {
+	for i := range w.o.Plan.Nodes {
+		low, all := int64(math.MaxInt64), int64(math.MinInt64)
+		for _, s := range w.feeds[i] {
+			all = max(all, w.wm[s])
+			if !w.idle[s] {
+				low = min(low, w.wm[s])
+			}
+		}
+		if low == math.MaxInt64 {
+			low = all
+		}
+		if low <= w.nodeWM[i] {
+			continue
+		}
+		w.nodeWM[i] = low
+		w.emit[i].pos = pos
+		if err := w.timed(i, 0, func(n *Node) error { return n.Op.Advance(w.ctx, arrow.Timestamp(low), &w.emit[i]) }); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// emitter hands on what one node emits.
+type emitter struct {
+	w      *Worker
+	node   int
+	pos    uint64
+	last   *arrow.Schema // of the newest record, and what it becomes for sinks
+	tagged *arrow.Schema
+	port   string
+}
+
+// Emit implements pipeline.Emitter: downstream operators run at once.
+func (e *emitter) Emit(port string, rec arrow.Record) error {
+	w := e.w
+	n := &w.o.Plan.Nodes[e.node]
+	rows := int(rec.NumRows())
+	if rows == 0 {
+		return nil
+	}
+	if w.o.Tap != nil {
+		w.o.Tap(portName(n.Name, port), rec)
+	}
+	out := n.Outputs[port]
+	for _, t := range out.Targets {
+		w.o.Meter.Edge(n.Name, w.o.Plan.Nodes[t].Name, rows)
+		if err := w.process(t, rec, e.pos); err != nil {
+			return err
+		}
+	}
+	if len(out.Sinks) == 0 {
+		return nil
+	}
+	name := portName(n.Name, port)
+	if e.last != rec.Schema() || e.port != port {
+		e.last, e.port, e.tagged = rec.Schema(), port, pipeline.WithNode(rec.Schema(), name)
+	}
+	named := array.NewRecord(e.tagged, rec.Columns(), rec.NumRows())
+	defer named.Release()
+	w.out++
+	start := time.Now()
+	for _, s := range out.Sinks {
+		fresh, err := s.Queue.Publish(w.ctx, e.pos, w.out, name, named)
+		if err != nil {
+			return fmt.Errorf("queue of sink %s: %w", s.Name, err)
+		}
+		if fresh {
+			w.o.Meter.Edge(n.Name, s.Name, rows)
+			w.o.Meter.Queued(s.Name, rows)
+		}
+	}
+	w.child += time.Since(start)
+	return nil
+}
+
+func portName(node, port string) string {
+	if port == "" {
+		return node
+	}
+	return node + "." + port
+}

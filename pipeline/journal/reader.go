@@ -1,0 +1,89 @@
+package journal
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// Reader reads the entries of one shard in order. One goroutine uses it.
+type Reader struct {
+	l      *Log
+	s      *shard
+	pos    Position
+	known  bool // pos.Batch and pos.Row are to be trusted
+	wake   chan<- struct{}
+	closed bool
+}
+
+// Reader returns a reader of what comes after pos. wake, whose buffer is to
+// hold at least one, is sent to when an entry has been appended.
+func (l *Log) Reader(shard int, pos Position, wake chan<- struct{}) *Reader {
+	s := l.shards[shard]
+	s.mu.Lock()
+	s.subs[wake] = struct{}{}
+	s.mu.Unlock()
+	return &Reader{l: l, s: s, pos: pos, known: pos.Seq > 0, wake: wake}
+}
+
+// Close ends the reader.
+func (r *Reader) Close() {
+	r.s.mu.Lock()
+	delete(r.s.subs, r.wake)
+	r.s.mu.Unlock()
+}
+
+// Position returns how far the reader has come.
+func (r *Reader) Position() Position { return r.pos }
+
+// Next returns the next entry, whose record the caller owns, or false when
+// there is none yet: wait for wake.
+func (r *Reader) Next(ctx context.Context) (Entry, bool, error) {
+	s := r.s
+	s.mu.Lock()
+	if s.newst <= r.pos.Seq {
+		s.mu.Unlock()
+		return Entry{}, false, nil
+	}
+	for i := range s.tail {
+		if s.tail[i].Seq > r.pos.Seq {
+			if s.prev[i] > r.pos.Seq {
+				break // older ones are on disk only
+			}
+			e := s.tail[i]
+			if e.Record != nil {
+				e.Record.Retain()
+			}
+			s.mu.Unlock()
+			r.advance(&e)
+			return e, true, nil
+		}
+	}
+	s.mu.Unlock()
+	m, err := r.l.stream.GetMsg(ctx, r.pos.Seq+1, jetstream.WithGetMsgSubject(s.subject))
+	if errors.Is(err, jetstream.ErrMsgNotFound) || errors.Is(err, nats.ErrMsgNotFound) {
+		return Entry{}, false, nil
+	}
+	if err != nil {
+		return Entry{}, false, fmt.Errorf("stream %s: read after %d: %w", r.l.o.Stream, r.pos.Seq, err)
+	}
+	e := r.l.entry(m)
+	r.advance(&e)
+	return e, true, nil
+}
+
+// advance moves the reader behind e and notes what is missing before it.
+func (r *Reader) advance(e *Entry) {
+	if e.Corrupt != nil {
+		// Its counts cannot be trusted: the next good entry shows what is lost.
+		r.pos.Seq = e.Seq
+		return
+	}
+	if r.known && e.Batch > r.pos.Batch {
+		e.LostBatches, e.LostRows = e.Batch-r.pos.Batch, e.Row-r.pos.Row
+	}
+	r.pos, r.known = e.After(), true
+}
