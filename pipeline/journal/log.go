@@ -407,3 +407,11 @@ func StreamName(parts ...string) string {
 		return '_'
 	}, strings.Join(parts, "-"))
 }
+
+// End returns the sequence of the newest entry of a shard, 0 when it has none.
+func (l *Log) End(shard int) uint64 {
+	s := l.shards[shard]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.newst
+}

@@ -1,0 +1,207 @@
+package ingest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math"
+	"time"
+
+	"github.com/apache/arrow/go/v17/arrow"
+	"github.com/apache/arrow/go/v17/arrow/array"
+	"github.com/cenkalti/backoff/v5"
+
+	"github.com/penstock/penstock/pipeline"
+	"github.com/penstock/penstock/pipeline/journal"
+)
+
+// RunnerOptions of a Runner.
+type RunnerOptions struct {
+	Name    string
+	Source  pipeline.Source
+	Journal *journal.Log
+	Shards  int
+	// Lateness and IdleAfter are those of [BatchConfig]. With IdleAfter 0 the
+	// source never counts as idle before it ends.
+	Lateness, IdleAfter time.Duration
+	Meter               *pipeline.Meter
+	Log                 *slog.Logger
+}
+
+// Runner moves batches from one source into the journal and acknowledges them.
+// It also says how far event time has come: the newest reading less the
+// lateness; and, when the source is idle, the clock less the lateness. Both are
+// journaled, so that a replay sees the same.
+type Runner struct {
+	o         RunnerOptions
+	watermark int64   // after everything appended so far
+	seen      []int64 // by shard: the watermark its newest entry carried
+	idle      bool
+	last      time.Time // when the last rows came
+}
+
+// NewRunner returns a Runner.
+func NewRunner(o RunnerOptions) *Runner {
+	r := &Runner{o: o, watermark: math.MinInt64, seen: make([]int64, max(o.Shards, 1))}
+	for i := range r.seen {
+		r.seen[i] = math.MinInt64
+	}
+	return r
+}
+
+// Run connects the source and works until ctx ends (nil), the source ends (nil;
+// its last tick lets all windows close) or fails for good. It does not close
+// the source.
+func (r *Runner) Run(ctx context.Context) error {
+	eb := backoff.NewExponentialBackOff()
+	eb.InitialInterval, eb.MaxInterval = 250*time.Millisecond, 10*time.Second
+	connected := make(chan struct{})
+	// While the first connection is awaited, the source must not hold time back.
+	waiting := make(chan error, 1)
+	go func() { waiting <- r.awaitConnect(ctx, connected) }()
+	_, err := backoff.Retry(ctx, func() (struct{}, error) {
+		err := r.o.Source.Connect(ctx)
+		if pipeline.IsPermanent(err) {
+			err = backoff.Permanent(err)
+		}
+		return struct{}{}, err
+	}, backoff.WithBackOff(eb), backoff.WithMaxElapsedTime(0), backoff.WithNotify(func(err error, d time.Duration) {
+		r.o.Log.Warn("source cannot connect; trying again", "in", d.Round(time.Millisecond), "error", err)
+	}))
+	close(connected)
+	if werr := <-waiting; err == nil {
+		err = werr
+	}
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
+		return fmt.Errorf("source %s: %w", r.o.Name, err)
+	}
+	r.last = time.Now()
+	for {
+		b, ack, err := r.o.Source.Read(ctx)
+		if err == nil {
+			if err = r.append(ctx, b, ack); err == nil {
+				err = r.tick(ctx)
+			}
+		}
+		switch {
+		case err == nil:
+		case errors.Is(err, io.EOF):
+			return r.end(ctx)
+		case ctx.Err() != nil:
+			return nil
+		default:
+			return fmt.Errorf("source %s: %w", r.o.Name, err)
+		}
+	}
+}
+
+func (r *Runner) awaitConnect(ctx context.Context, connected <-chan struct{}) error {
+	if r.o.IdleAfter <= 0 {
+		return nil
+	}
+	t := time.NewTicker(r.o.IdleAfter)
+	defer t.Stop()
+	for {
+		select {
+		case <-connected:
+			return nil
+		case <-ctx.Done():
+			return nil
+		case <-t.C:
+			if err := r.beat(ctx); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// append stores a batch and acknowledges it. It takes over b.Record.
+func (r *Runner) append(ctx context.Context, b pipeline.Batch, ack pipeline.AckFunc) error {
+	if b.Record == nil {
+		if ack != nil {
+			ack(nil)
+		}
+		return nil
+	}
+	defer b.Record.Release()
+	rows := int(b.Record.NumRows())
+	r.watermark = max(r.watermark, newest(b.Record)-int64(r.o.Lateness))
+	r.idle, r.last = false, time.Now()
+	_, err := r.o.Journal.Append(ctx, b.Shard, journal.Meta{Kind: journal.KindBatch, Source: r.o.Name, Watermark: r.watermark}, b.Record)
+	if err == nil {
+		r.seen[b.Shard] = r.watermark
+		r.o.Meter.Journaled(r.o.Name, rows)
+	}
+	ack(err)
+	return err
+}
+
+// newest returns the latest time of a batch. Runs are in time order, so only
+// the last row of each is looked at.
+func newest(rec arrow.Record) int64 {
+	times := rec.Column(pipeline.ColTime).(*array.Timestamp).TimestampValues()
+	idx := rec.Column(pipeline.ColTag).(*array.Dictionary).Indices().(*array.Int32).Int32Values()
+	last := int64(math.MinInt64)
+	for i, t := range times {
+		if i+1 == len(idx) || idx[i+1] != idx[i] {
+			last = max(last, int64(t))
+		}
+	}
+	return last
+}
+
+// tick tells shards that have had no rows how far time has come, and beats
+// when the source has been silent.
+func (r *Runner) tick(ctx context.Context) error {
+	if r.o.IdleAfter > 0 && time.Since(r.last) >= r.o.IdleAfter {
+		r.last = time.Now()
+		return r.beat(ctx)
+	}
+	for s, w := range r.seen {
+		// Once a second of event time is often enough for a shard without rows.
+		if r.watermark != math.MinInt64 && (w == math.MinInt64 || r.watermark-w > int64(time.Second)) {
+			if err := r.send(ctx, s); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// beat journals that the source is idle and that time goes on.
+func (r *Runner) beat(ctx context.Context) error {
+	r.idle = true
+	r.watermark = max(r.watermark, time.Now().UnixNano()-int64(r.o.Lateness))
+	return r.sendAll(ctx)
+}
+
+// end journals that nothing is still to come, not even late rows.
+func (r *Runner) end(ctx context.Context) error {
+	r.idle = true
+	if r.watermark != math.MinInt64 {
+		r.watermark += int64(r.o.Lateness)
+	}
+	return r.sendAll(ctx)
+}
+
+func (r *Runner) sendAll(ctx context.Context) error {
+	for s := range r.seen {
+		if err := r.send(ctx, s); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (r *Runner) send(ctx context.Context, shard int) error {
+	_, err := r.o.Journal.Append(ctx, shard, journal.Meta{Kind: journal.KindTick, Source: r.o.Name, Watermark: r.watermark, Idle: r.idle}, nil)
+	if err == nil {
+		r.seen[shard] = r.watermark
+	}
+	return err
+}
