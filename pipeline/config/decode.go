@@ -322,11 +322,11 @@ func (d *decoder) duration(n *node, v reflect.Value, path string) {
 		return
 	}
 	if _, err := strconv.ParseFloat(s, 64); err == nil {
-		d.report(n.pos, path, clip(s)+" has no unit", "write "+clip(s)+"s for seconds, or ms, m, h")
+		d.report(n.pos, path, clip(s)+" has no unit", "write "+d.secrets.redact(clip(s))+"s for seconds, or ms, m, h")
 		return
 	}
 	if days, err := strconv.ParseFloat(strings.TrimSuffix(s, "d"), 64); err == nil && math.Abs(days) < 1e5 {
-		d.report(n.pos, path, clip(s)+" is in days", fmt.Sprintf("write %gh", days*24))
+		d.report(n.pos, path, clip(s)+" is in days", fmt.Sprintf("write %sh", d.secrets.redact(strconv.FormatFloat(days*24, 'g', -1, 64))))
 		return
 	}
 	d.report(n.pos, path, fmt.Sprintf("%q is not a duration", clip(s)), "write a number with a unit, such as 500ms, 10s or 1h30m")

@@ -38,7 +38,7 @@ func fieldsOf(t reflect.Type) []field {
 	for i := range t.NumField() {
 		f := t.Field(i)
 		name, opts, _ := strings.Cut(f.Tag.Get("yaml"), ",")
-		if name == "-" || !f.IsExported() {
+		if name == "-" {
 			continue
 		}
 		if f.Type.Kind() == reflect.Struct && (strings.Contains(opts, "inline") || f.Anonymous && name == "") {
@@ -46,6 +46,9 @@ func fieldsOf(t reflect.Type) []field {
 				in.index = append([]int{i}, in.index...)
 				out = append(out, in)
 			}
+			continue
+		}
+		if !f.IsExported() {
 			continue
 		}
 		if name == "" {

@@ -7,7 +7,7 @@ import (
 
 // Nearest returns the one of names that a person most likely meant by name, or
 // "": the least edit distance (a swap of neighbours counts one), at most a
-// third of the length and one.
+// third of the length, rounded up.
 func Nearest(name string, names []string) string {
 	if len(name) > 64 {
 		return ""
@@ -15,7 +15,7 @@ func Nearest(name string, names []string) string {
 	best, least := "", 0
 	for _, n := range names {
 		d := distance(strings.ToLower(name), strings.ToLower(n))
-		if d > max(len(name), len(n))/3+1 || d >= max(len(name), len(n)) {
+		if d > (max(len(name), len(n))+2)/3 || d >= max(len(name), len(n)) {
 			continue
 		}
 		if best == "" || d < least {

@@ -73,12 +73,12 @@ func (p *fileParser) report(pos position, path, message, hint string) {
 	}
 }
 
-// result redacts at the end: a secret may be read after the message that
-// happens to hold it.
+// result redacts messages at the end: a secret may be read after the message
+// that happens to hold it. Hints here name keys and types, which a password
+// such as "pass" must not blot out.
 func (p *fileParser) result() error {
 	for i := range p.errs {
-		e := &p.errs[i]
-		e.Message, e.Hint = p.cfg.secrets.redact(e.Message), p.cfg.secrets.redact(e.Hint)
+		p.errs[i].Message = p.cfg.secrets.redact(p.errs[i].Message)
 	}
 	p.errs.Sort()
 	if p.more > 0 {
@@ -281,7 +281,7 @@ func (p *fileParser) validate(base string, at place, rel string, settings any) {
 	for _, pr := range problems.All() {
 		path := joinPath(base, pr.Path)
 		if !p.alreadyWrong(path, base) {
-			p.report(at.find(pr.Path), path, pr.Message, pr.Hint)
+			p.report(at.find(pr.Path), path, pr.Message, p.cfg.secrets.redact(pr.Hint))
 		}
 	}
 }

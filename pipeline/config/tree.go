@@ -3,6 +3,7 @@ package config
 import (
 	"errors"
 	"fmt"
+	"regexp"
 	"strconv"
 	"strings"
 
@@ -36,6 +37,12 @@ const (
 func (k kind) String() string {
 	return [...]string{"empty", "true or false", "a whole number", "a number", "text", "a list", "a mapping"}[k]
 }
+
+// plainFloat is a number of the YAML 1.2 core schema.
+var plainFloat = regexp.MustCompile(`^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$`)
+
+// unquotedReference breaks a {flow: mapping}.
+var unquotedReference = regexp.MustCompile(`[:,{\[] *\$\{`)
 
 type position struct{ line, column int }
 
@@ -142,14 +149,16 @@ func parseTree(data []byte, report func(pos position, path, message, hint string
 			root = nil
 		}
 	}()
-	tokens := lexer.Tokenize(string(data))
+	// The library counts lines wrong with CRLF. YAML reads both breaks alike.
+	text := strings.ReplaceAll(strings.TrimPrefix(string(data), "\ufeff"), "\r\n", "\n")
+	tokens := lexer.Tokenize(text)
 	if pos, ok := tooDeep(tokens); !ok {
 		report(pos, "", fmt.Sprintf("is nested more than %d deep", maxDepth), "flatten it")
 		return nil
 	}
 	file, err := parser.Parse(tokens, 0, parser.AllowDuplicateMapKey())
 	if err != nil {
-		reportSyntax(err, report)
+		reportSyntax(err, text, report)
 		return nil
 	}
 	t := &tree{report: report, anchors: map[string]*node{}}
@@ -159,7 +168,7 @@ func parseTree(data []byte, report func(pos position, path, message, hint string
 			continue
 		}
 		if root != nil {
-			report(tokenPosition(doc.Body.GetToken()), "", "is a second YAML document", "write one pipeline per file, without ---")
+			report(startOf(doc.Body), "", "is a second YAML document", "write one pipeline per file, without ---")
 			return nil
 		}
 		root = t.convert(doc.Body, "", 0)
@@ -175,17 +184,18 @@ func parseTree(data []byte, report func(pos position, path, message, hint string
 
 // reportSyntax leaves out the lines of the file that the library prints: they
 // may hold secrets.
-func reportSyntax(err error, report func(pos position, path, message, hint string)) {
+func reportSyntax(err error, text string, report func(pos position, path, message, hint string)) {
 	var se *yaml.SyntaxError
 	if !errors.As(err, &se) {
 		report(position{}, "", "cannot be read as YAML", "check indentation, quotes and brackets")
 		return
 	}
+	pos := tokenPosition(se.Token)
 	hint := "check indentation, quotes and brackets here and on the line before"
-	if tk := se.Token; tk != nil && strings.Contains(tk.Value+tk.Origin, "${") {
+	if lines := strings.Split(text, "\n"); pos.line > 0 && pos.line <= len(lines) && unquotedReference.MatchString(lines[pos.line-1]) {
 		hint = `put "${...}" in quotes`
 	}
-	report(tokenPosition(se.Token), "", "YAML syntax: "+se.Message, hint)
+	report(pos, "", "YAML syntax: "+se.Message, hint)
 }
 
 // tooDeep bounds the parser's recursion before it starts. Block nesting needs
@@ -258,6 +268,10 @@ func (t *tree) convert(a ast.Node, path string, depth int) *node {
 		n.kind, n.text = floatKind, a.Token.Value
 	case *ast.StringNode:
 		n.kind, n.text = stringKind, a.Value
+		// The library leaves 1e3 and what no int64 holds as text.
+		if a.Token.Type == token.StringType && plainFloat.MatchString(a.Value) {
+			n.kind = floatKind
+		}
 	case *ast.LiteralNode:
 		n.kind, n.text = stringKind, a.Value.Value
 	case *ast.TagNode:
