@@ -129,7 +129,7 @@ func (p *poster) explain(f *influxhttp.Error) error {
 	if f.StatusCode == 0 {
 		return fmt.Errorf("influxdb %s: %w", p.where, f.Err)
 	}
-	e := &statusError{status: f.StatusCode, where: p.where, message: strings.TrimSpace(f.Message)}
+	e := &statusError{status: f.StatusCode, code: f.Code, where: p.where, message: strings.TrimSpace(f.Message)}
 	if e.message == "" {
 		e.message = strings.TrimSpace(f.Header.Get("X-Influxdb-Error"))
 	}

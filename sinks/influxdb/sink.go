@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"net"
 	"net/url"
-	"time"
 
 	"github.com/apache/arrow/go/v17/arrow"
 	"github.com/prometheus/client_golang/prometheus"
@@ -74,7 +73,7 @@ func (s *Sink) Connect(ctx context.Context) error {
 	}
 	err := s.post.send(ctx, []byte("# Penstock looks whether it may write\n"))
 	var refused *statusError
-	if errors.As(err, &refused) && refused.status == 400 {
+	if errors.As(err, &refused) && refused.status == 400 && refused.code == "invalid" {
 		err = nil // a server that wants at least one point has let us in
 	}
 	s.env.Meter.Connected(s.env.Name, err == nil)
@@ -163,11 +162,11 @@ func (s *Sink) Close(context.Context) error {
 
 // statusError is an answer of the server that is not a success.
 type statusError struct {
-	status     int
-	message    string
-	retryAfter time.Duration
-	hint       string
-	where      string
+	status  int
+	code    string // the server's word for it: "invalid", "unauthorized"
+	message string
+	hint    string
+	where   string
 }
 
 func (e *statusError) Error() string {
