@@ -76,7 +76,6 @@ func (s *Sink) Connect(ctx context.Context) error {
 	if errors.As(err, &refused) && refused.status == 400 && refused.code == "invalid" {
 		err = nil // a server that wants at least one point has let us in
 	}
-	s.env.Meter.Connected(s.env.Name, err == nil)
 	return err
 }
 
@@ -109,12 +108,6 @@ func (s *Sink) WriteAll(ctx context.Context, in []arrow.Record) error {
 		}
 	}
 	s.clearCounts()
-	var refused *statusError
-	if err == nil || errors.As(err, &refused) {
-		s.env.Meter.Connected(s.env.Name, true)
-	} else {
-		s.env.Meter.Connected(s.env.Name, false)
-	}
 	return err
 }
 
@@ -156,7 +149,6 @@ func (s *Sink) sendLines(ctx context.Context, from, to int) error {
 // Close frees the connections. All that was accepted is written.
 func (s *Sink) Close(context.Context) error {
 	s.post.close()
-	s.env.Meter.Connected(s.env.Name, false)
 	return nil
 }
 

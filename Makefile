@@ -1,0 +1,47 @@
+# The house of the developers. `make test` on a fresh clone gets what it needs.
+GO         ?= go
+STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
+
+.PHONY: demo build test test-deps test-short lint bench bench-kernels kernels kernels-check dashboards-check generate
+
+demo:
+	$(GO) run . demo
+
+build:
+	$(GO) build -o penstock .
+
+# Everything, with the race detector, against real servers: a missing one fails.
+test: test-deps kernels-check dashboards-check
+	PENSTOCK_TEST_PEERS=1 $(GO) test -race -timeout 25m ./...
+
+test-deps:
+	tools/test-deps.sh
+
+# What needs no server and no race detector.
+test-short:
+	$(GO) test -short ./...
+
+lint:
+	@unformatted=$$(git ls-files '*.go' | xargs gofmt -l); if [ -n "$$unformatted" ]; then echo "gofmt these:"; echo "$$unformatted"; exit 1; fi
+	$(GO) vet ./...
+	$(GO) run $(STATICCHECK) ./...
+
+bench:
+	$(GO) run . bench
+
+bench-kernels:
+	$(GO) run . bench kernels
+
+kernels:
+	$(MAKE) -C operators/modules
+
+# The committed modules are what their sources compile to.
+kernels-check:
+	$(MAKE) -C operators/modules check
+
+# The dashboards' JSON against the types of @grafana/schema.
+dashboards-check: test-deps
+	cd dashboards/grafana/check && npm run --silent check
+
+generate:
+	$(GO) generate ./...
