@@ -344,7 +344,7 @@ func TestErrorAt(t *testing.T) {
 		{"floor", "params.deep.x", "f:25:84: sources[0].params.deep.x: m; h"},
 		{"floor", `params["deep"].x`, `f:25:84: sources[0].params["deep"].x: m; h`},
 		{"floor", "retry", "f:5:10: sources[0].retry: m; h"},
-		{"", "journal.shards", "f:7:86: journal.shards: m; h"},
+		{"", "journal.shards", "f:7:87: journal.shards: m; h"},
 		{"", "tags[0].match", "f:9:13: tags[0].match: m; h"},
 		{"nobody", "x", "f:2:1: x: m; h"},
 	} {
