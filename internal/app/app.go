@@ -1,0 +1,350 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/apache/arrow/go/v17/arrow"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/penstock/penstock/ingest"
+	"github.com/penstock/penstock/internal/natsd"
+	"github.com/penstock/penstock/pipeline"
+	"github.com/penstock/penstock/pipeline/config"
+	"github.com/penstock/penstock/pipeline/flow"
+	"github.com/penstock/penstock/pipeline/graph"
+	"github.com/penstock/penstock/pipeline/journal"
+	"github.com/penstock/penstock/sinks"
+)
+
+// Options of an App.
+type Options struct {
+	Config *config.Config
+	Log    *slog.Logger
+	Meter  *pipeline.Meter
+	// Tap is shown every record that flows, borrowed; it must not block.
+	Tap func(node string, rec arrow.Record)
+}
+
+// App is one running pipeline: Start, then wait for Done or for what else ends
+// it, then Stop.
+type App struct {
+	o      Options
+	Alerts AlertBook
+	graph  *graph.Graph
+
+	server  *natsd.Server
+	nc      *nats.Conn
+	journal *journal.Log
+	logs    []*journal.Log
+	sources []runningSource
+	workers []*flow.Worker
+	sinks   []*sinks.Runner
+
+	stopSources, stopRest context.CancelFunc
+	sourcing, rest        sync.WaitGroup
+	failure               atomic.Pointer[error]
+	done                  chan struct{} // closed when all sources have ended or something failed
+	doneOnce              sync.Once
+	ready                 atomic.Bool
+}
+
+type runningSource struct {
+	name string
+	source
+	ended chan struct{}
+}
+
+// Start opens the journal, restores what an earlier run left, and starts
+// sinks, workers and sources, in that order. On an error nothing keeps
+// running.
+func Start(ctx context.Context, o Options) (a *App, err error) {
+	a = &App{o: o, done: make(chan struct{})}
+	if a.graph, err = Build(ctx, o.Config); err != nil {
+		return nil, err
+	}
+	restCtx, stopRest := context.WithCancel(context.WithoutCancel(ctx))
+	srcCtx, stopSources := context.WithCancel(restCtx)
+	a.stopRest, a.stopSources = stopRest, stopSources
+	defer func() {
+		if err != nil {
+			a.close()
+		}
+	}()
+	j := o.Config.Journal
+	if a.server, err = natsd.Start(natsd.Options{Name: "penstock", Dir: filepath.Join(j.Dir, "jetstream"), SyncAlways: j.Sync == config.SyncAlways,
+		SyncInterval: j.SyncInterval, Log: o.Log}); err != nil {
+		return nil, err
+	}
+	if a.nc, err = a.server.Connect(); err != nil {
+		return nil, err
+	}
+	js, err := jetstream.New(a.nc)
+	if err != nil {
+		return nil, err
+	}
+	open := func(shards int, max int64, age time.Duration, full journal.WhenFull, name ...string) (*journal.Log, error) {
+		l, err := journal.Open(ctx, js, journal.Options{Stream: journal.StreamName(append([]string{o.Config.Name}, name...)...), Shards: shards,
+			MaxBytes: max, MaxAge: age, WhenFull: full, Log: o.Log})
+		if err == nil {
+			a.logs = append(a.logs, l)
+		}
+		return l, err
+	}
+	full := journal.WhenFull(j.WhenFull)
+	if a.journal, err = open(j.Shards, int64(j.MaxBytes), j.MaxAge, full, "journal"); err != nil {
+		return nil, err
+	}
+	dead, err := open(1, int64(j.QueueMaxBytes), 0, journal.DropOldest, "dead")
+	if err != nil {
+		return nil, err
+	}
+	state, err := journal.OpenState(ctx, js, journal.StreamName(o.Config.Name, "state"))
+	if err != nil {
+		return nil, err
+	}
+	tags := pipeline.NewTags(o.Config.Tags)
+	env := func(name string) pipeline.Env {
+		return pipeline.Env{Name: name, Log: o.Log.With("component", name), Meter: o.Meter, Tags: tags, Shards: j.Shards, Alloc: allocator}
+	}
+
+	isSource := map[string]bool{}
+	for _, c := range o.Config.Sources {
+		isSource[c.Name] = true
+	}
+	queues := map[string]*journal.Log{}
+	for _, c := range o.Config.Sinks {
+		direct, queued := map[string]bool{}, false
+		for _, in := range c.Inputs {
+			if isSource[in] {
+				direct[in] = true
+			} else {
+				queued = true
+			}
+		}
+		var feeds []sinks.Feed
+		if queued {
+			q, err := open(j.Shards, int64(j.QueueMaxBytes), 0, full, "sink", c.Name)
+			if err != nil {
+				return nil, err
+			}
+			queues[c.Name] = q
+			for s := range j.Shards {
+				feeds = append(feeds, sinks.Feed{Name: fmt.Sprint("queue.", s), Log: q, Shard: s})
+			}
+		}
+		if len(direct) > 0 {
+			for s := range j.Shards {
+				feeds = append(feeds, sinks.Feed{Name: fmt.Sprint("journal.", s), Log: a.journal, Shard: s, Sources: direct})
+			}
+		}
+		sink, err := newSink(c.Settings, env(c.Name))
+		if err != nil {
+			return nil, a.at(c.Name, err)
+		}
+		r, err := sinks.NewRunner(ctx, sinks.Options{Name: c.Name, Sink: sink, Feeds: feeds, State: state, Dead: dead, Meter: o.Meter, Log: env(c.Name).Log})
+		if err != nil {
+			return nil, a.at(c.Name, err)
+		}
+		a.sinks = append(a.sinks, r)
+	}
+	for s := range j.Shards {
+		plan, err := a.plan(ctx, s, env, queues)
+		if err != nil {
+			return nil, err
+		}
+		w, err := flow.NewWorker(ctx, flow.Options{Plan: plan, Shard: s, Journal: a.journal, State: state, Checkpoint: j.Checkpoint, Meter: o.Meter, Log: o.Log, Tap: a.tap})
+		if err != nil {
+			return nil, err
+		}
+		a.workers = append(a.workers, w)
+	}
+	for _, c := range o.Config.Sources {
+		s, err := newSource(c.Settings, env(c.Name))
+		if err != nil {
+			return nil, a.at(c.Name, err)
+		}
+		a.sources = append(a.sources, runningSource{c.Name, s, make(chan struct{})})
+	}
+
+	for _, r := range a.sinks {
+		a.run(&a.rest, func() error { return r.Run(restCtx) })
+	}
+	for _, w := range a.workers {
+		a.run(&a.rest, func() error { return w.Run(restCtx) })
+	}
+	for _, s := range a.sources {
+		r := ingest.NewRunner(ingest.RunnerOptions{Name: s.name, Source: s.Source, Journal: a.journal, Shards: j.Shards, Lateness: s.lateness,
+			IdleAfter: s.idleAfter, Meter: o.Meter, Log: env(s.name).Log})
+		a.run(&a.sourcing, func() error { defer close(s.ended); return r.Run(srcCtx) })
+	}
+	go func() {
+		a.sourcing.Wait()
+		a.finish(nil)
+	}()
+	a.ready.Store(true)
+	return a, nil
+}
+
+// run runs one part of the pipeline; the first that fails ends it.
+func (a *App) run(wg *sync.WaitGroup, f func() error) {
+	wg.Add(1)
+	go func() {
+		defer wg.Done()
+		if err := f(); err != nil {
+			a.finish(err)
+		}
+	}()
+}
+
+func (a *App) finish(err error) {
+	if err != nil && a.failure.CompareAndSwap(nil, &err) {
+		a.o.Log.Error("the pipeline stops", "error", err)
+	}
+	a.doneOnce.Do(func() { close(a.done) })
+}
+
+// Done is closed when all sources have ended or some part has failed.
+func (a *App) Done() <-chan struct{} { return a.done }
+
+// Err returns what failed, or nil.
+func (a *App) Err() error {
+	if p := a.failure.Load(); p != nil {
+		return *p
+	}
+	return nil
+}
+
+// Graph returns the graph that runs.
+func (a *App) Graph() *graph.Graph { return a.graph }
+
+// Ready reports whether the pipeline runs and every source and sink has its
+// peer; missing names those that have not.
+func (a *App) Ready() (ok bool, missing []string) {
+	up := a.o.Meter.Totals().Connected
+	for _, c := range append(append([]config.Component{}, a.o.Config.Sources...), a.o.Config.Sinks...) {
+		if !up[c.Name] {
+			missing = append(missing, c.Name)
+		}
+	}
+	return a.ready.Load() && a.Err() == nil && len(missing) == 0, missing
+}
+
+// Backlog returns how many journal entries await the flow, and how many
+// entries await each sink.
+func (a *App) Backlog() (flow uint64, bySink map[string]uint64) {
+	for i, w := range a.workers {
+		flow += behind(a.journal.End(i), w.Seq())
+	}
+	bySink = map[string]uint64{}
+	for i, r := range a.sinks {
+		n := uint64(0)
+		for k, f := range r.Feeds() {
+			n += behind(f.Log.End(f.Shard), r.Seq(k))
+		}
+		bySink[a.o.Config.Sinks[i].Name] = n
+	}
+	return flow, bySink
+}
+
+func behind(end, seq uint64) uint64 {
+	if end <= seq {
+		return 0
+	}
+	return end - seq
+}
+
+// Stop drains the pipeline: sources stop, what they have taken goes through
+// the graph and into the sinks, then everything is stored and closed. What is
+// not through when ctx ends stays in the journal and the queues for the next
+// run.
+func (a *App) Stop(ctx context.Context) error {
+	a.ready.Store(false)
+	for _, s := range a.sources {
+		if d, ok := s.Source.(pipeline.Draining); ok {
+			if err := d.Drain(ctx); err != nil {
+				a.o.Log.Warn("source does not drain", "source", s.name, "error", err)
+			}
+			select {
+			case <-s.ended:
+			case <-ctx.Done():
+			}
+		}
+	}
+	a.stopSources()
+	a.sourcing.Wait()
+	if a.Err() == nil {
+		a.settle(ctx)
+	}
+	a.close()
+	return a.Err()
+}
+
+// settle waits until nothing is under way any more, or ctx ends.
+func (a *App) settle(ctx context.Context) {
+	t := time.NewTicker(2 * time.Millisecond)
+	defer t.Stop()
+	for a.Err() == nil {
+		flow, bySink := a.Backlog()
+		waiting := flow
+		for _, n := range bySink {
+			waiting += n
+		}
+		if waiting == 0 {
+			return
+		}
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			a.o.Log.Warn("not everything is through; the rest goes on at the next start", "flow_entries", flow, "sink_entries", bySink)
+			return
+		}
+	}
+}
+
+// close ends everything that runs, in the order of the flow.
+func (a *App) close() {
+	a.stopSources()
+	a.sourcing.Wait()
+	a.stopRest()
+	a.rest.Wait()
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	for _, s := range a.sources {
+		if err := s.Close(ctx); err != nil {
+			a.o.Log.Warn("source does not close", "source", s.name, "error", err)
+		}
+	}
+	for _, l := range a.logs {
+		l.Close()
+	}
+	if a.nc != nil {
+		a.nc.Close()
+	}
+	if a.server != nil {
+		a.server.Stop()
+	}
+}
+
+func (a *App) tap(node string, rec arrow.Record) {
+	a.Alerts.Take(rec)
+	if a.o.Tap != nil {
+		a.o.Tap(node, rec)
+	}
+}
+
+// at places an error of a component in the config.
+func (a *App) at(component string, err error) error {
+	var e config.Errors
+	if errors.As(err, &e) {
+		return err
+	}
+	return config.Errors{a.o.Config.ErrorAt(component, pipeline.Problem{Message: err.Error()})}
+}

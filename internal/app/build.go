@@ -1,0 +1,163 @@
+package app
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+
+	"github.com/apache/arrow/go/v17/arrow"
+	"github.com/apache/arrow/go/v17/arrow/memory"
+
+	"github.com/penstock/penstock/pipeline"
+	"github.com/penstock/penstock/pipeline/config"
+	"github.com/penstock/penstock/pipeline/flow"
+	"github.com/penstock/penstock/pipeline/graph"
+	"github.com/penstock/penstock/pipeline/journal"
+)
+
+var allocator memory.Allocator = memory.DefaultAllocator
+
+// Load reads the pipeline at path and checks it as far as that goes without
+// touching network or plant: every operator is opened once on the schema it
+// will see. The error is a [config.Errors] with all that is wrong.
+func Load(ctx context.Context, path string) (*config.Config, *graph.Graph, error) {
+	c, err := config.Load(path, Registry())
+	var errs config.Errors
+	if errors.As(err, &errs) {
+		if c != nil {
+			_, more := graph.Build(c)
+			errs = append(errs, more...)
+		}
+		return nil, nil, errs.Err()
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	g, err := Build(ctx, c)
+	return c, g, err
+}
+
+// Build makes the graph of c with the schema of every edge.
+func Build(ctx context.Context, c *config.Config) (*graph.Graph, error) {
+	g, errs := graph.Build(c)
+	if len(errs) > 0 {
+		return nil, errs.Err()
+	}
+	settings := settingsByName(c)
+	quiet := slog.New(slog.NewTextHandler(io.Discard, nil))
+	tags := pipeline.NewTags(c.Tags)
+	problems := g.Resolve(ctx, func(ctx context.Context, n *graph.Node, in *arrow.Schema) (map[string]*arrow.Schema, error) {
+		if n.Kind == graph.Sink {
+			return nil, nil
+		}
+		op, err := newOperator(settings[n.Name], pipeline.Env{Name: n.Name, Log: quiet, Meter: pipeline.NewMeter(), Tags: tags, Alloc: allocator, Shards: 1})
+		if err != nil {
+			return nil, err
+		}
+		out, err := op.Open(ctx, in)
+		if err != nil {
+			return nil, errors.Join(err, op.Close(ctx))
+		}
+		ports := map[string]*arrow.Schema{"": out}
+		if p, ok := op.(pipeline.Ported); ok {
+			for name, s := range p.Ports() {
+				ports[name] = s
+			}
+		}
+		return ports, op.Close(ctx)
+	})
+	if errs := graph.Errors(c, problems); len(errs) > 0 {
+		return nil, errs.Err()
+	}
+	return g, nil
+}
+
+func settingsByName(c *config.Config) map[string]any {
+	m := map[string]any{}
+	for _, x := range c.Components() {
+		m[x.Name] = x.Settings
+	}
+	return m
+}
+
+// plan opens the operators of one shard and wires them.
+func (a *App) plan(ctx context.Context, shard int, env func(string) pipeline.Env, queues map[string]*journal.Log) (p flow.Plan, err error) {
+	defer func() {
+		if err != nil {
+			for _, n := range p.Nodes {
+				n.Op.Close(ctx)
+			}
+		}
+	}()
+	settings := settingsByName(a.o.Config)
+	ends := map[string]*flow.Queue{}
+	for name, q := range queues {
+		if ends[name], err = flow.NewQueue(ctx, q, shard, a.journal.End(shard)); err != nil {
+			return p, a.at(name, err)
+		}
+	}
+	index := map[string]int{}
+	for _, n := range a.graph.Nodes {
+		if n.Kind == graph.Source || n.Kind == graph.Sink {
+			continue
+		}
+		op, err := newOperator(settings[n.Name], env(n.Name))
+		if err != nil {
+			return p, a.at(n.Name, err)
+		}
+		index[n.Name] = len(p.Nodes)
+		node := flow.Node{Name: n.Name, Op: op, Fingerprint: fingerprint(n, settings[n.Name]), Outputs: map[string]flow.Output{}}
+		p.Nodes = append(p.Nodes, node)
+		if _, err := op.Open(ctx, n.In); err != nil {
+			return p, a.at(n.Name, err)
+		}
+		if m, ok := op.(interface {
+			Module() (module, engine string)
+		}); ok {
+			p.Nodes[len(p.Nodes)-1].Module, p.Nodes[len(p.Nodes)-1].Engine = m.Module()
+		}
+	}
+	for _, n := range a.graph.Nodes {
+		switch n.Kind {
+		case graph.Source:
+			s := flow.Source{Name: n.Name}
+			for _, r := range a.graph.Readers(graph.Ref{Node: n.Name}) {
+				if i, ok := index[r.Name]; ok {
+					s.Targets = append(s.Targets, i)
+				}
+			}
+			p.Sources = append(p.Sources, s)
+		case graph.Operator, graph.Alert:
+			for port := range n.Out {
+				out := flow.Output{}
+				for _, r := range a.graph.Readers(graph.Ref{Node: n.Name, Port: port}) {
+					if i, ok := index[r.Name]; ok {
+						out.Targets = append(out.Targets, i)
+					} else {
+						out.Sinks = append(out.Sinks, flow.Sink{Name: r.Name, Queue: ends[r.Name]})
+					}
+				}
+				p.Nodes[index[n.Name]].Outputs[port] = out
+			}
+		}
+	}
+	return p, nil
+}
+
+// fingerprint stands for what an operator's state depends on: its settings and
+// what it reads.
+func fingerprint(n *graph.Node, settings any) string {
+	data, err := json.Marshal(settings)
+	if err != nil {
+		data = fmt.Appendf(nil, "%+v", settings)
+	}
+	h := sha256.New()
+	fmt.Fprintln(h, n.Type, n.Inputs, n.In)
+	h.Write(data)
+	return hex.EncodeToString(h.Sum(nil)[:12])
+}

@@ -1,0 +1,115 @@
+// Package app wires a config into a running pipeline: it is the one place that
+// knows every component.
+package app
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/penstock/penstock/ingest"
+	"github.com/penstock/penstock/ingest/mqtt"
+	"github.com/penstock/penstock/ingest/opcua"
+	"github.com/penstock/penstock/ingest/replay"
+	"github.com/penstock/penstock/operators/align"
+	"github.com/penstock/penstock/operators/filter"
+	"github.com/penstock/penstock/operators/wasm"
+	"github.com/penstock/penstock/operators/window"
+	"github.com/penstock/penstock/pipeline"
+	"github.com/penstock/penstock/pipeline/config"
+	"github.com/penstock/penstock/sinks/alert"
+	alertlog "github.com/penstock/penstock/sinks/alert/log"
+	alertmqtt "github.com/penstock/penstock/sinks/alert/mqtt"
+	"github.com/penstock/penstock/sinks/alert/webhook"
+	"github.com/penstock/penstock/sinks/archive"
+	"github.com/penstock/penstock/sinks/console"
+	"github.com/penstock/penstock/sinks/influxdb"
+)
+
+func settings[C any](defaults func() C) func() any {
+	return func() any { c := defaults(); return &c }
+}
+
+// Registry lists every component that a YAML file can name.
+func Registry() config.Registry {
+	return config.Registry{
+		Sources: map[string]func() any{
+			"mqtt":   settings(mqtt.DefaultConfig),
+			"opcua":  settings(opcua.DefaultConfig),
+			"replay": settings(replay.DefaultConfig),
+		},
+		Operators: map[string]func() any{
+			"align":  settings(align.DefaultConfig),
+			"filter": settings(filter.DefaultConfig),
+			"wasm":   settings(wasm.DefaultConfig),
+			"window": settings(window.DefaultConfig),
+		},
+		Alert: settings(alert.DefaultConfig),
+		Sinks: map[string]func() any{
+			"archive":  settings(archive.DefaultConfig),
+			"console":  settings(console.DefaultConfig),
+			"influxdb": settings(influxdb.DefaultConfig),
+			"log":      settings(alertlog.DefaultConfig),
+			"mqtt":     settings(alertmqtt.DefaultConfig),
+			"webhook":  settings(webhook.DefaultConfig),
+		},
+	}
+}
+
+// source is a built source with what its runner must know.
+type source struct {
+	pipeline.Source
+	lateness, idleAfter time.Duration
+}
+
+func newSource(settings any, env pipeline.Env) (s source, err error) {
+	var b ingest.BatchConfig
+	switch c := settings.(type) {
+	case *mqtt.Config:
+		b = c.Batch
+		s.Source, err = mqtt.New(*c, env)
+	case *opcua.Config:
+		b = c.Batch
+		s.Source, err = opcua.New(*c, env)
+	case *replay.Config:
+		b = c.Batch
+		s.Source, err = replay.New(*c, env)
+	default:
+		err = fmt.Errorf("no source has settings %T", settings)
+	}
+	s.lateness, s.idleAfter = b.Lateness, b.IdleAfter
+	return s, err
+}
+
+func newOperator(settings any, env pipeline.Env) (pipeline.Operator, error) {
+	switch c := settings.(type) {
+	case *align.Config:
+		return align.New(*c, env)
+	case *filter.Config:
+		return filter.New(*c, env)
+	case *wasm.Config:
+		return wasm.New(*c, env)
+	case *window.Config:
+		return window.New(*c, env)
+	case *alert.Config:
+		return alert.New(*c, env)
+	}
+	return nil, fmt.Errorf("no operator has settings %T", settings)
+}
+
+func newSink(settings any, env pipeline.Env) (pipeline.Sink, error) {
+	switch c := settings.(type) {
+	case *archive.Config:
+		return archive.New(*c, env)
+	case *console.Config:
+		return console.New(*c, env)
+	case *influxdb.Config:
+		return influxdb.New(*c, env)
+	case *alertlog.Config:
+		return alertlog.New(*c, env)
+	case *alertmqtt.Config:
+		return alertmqtt.New(*c, env)
+	case *webhook.Config:
+		return webhook.New(*c, env)
+	}
+	return nil, fmt.Errorf("no sink has settings %T", settings)
+}

@@ -1,0 +1,72 @@
+// Package cli is the command line of penstock.
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/penstock/penstock/pipeline/config"
+)
+
+// Main runs the command line and returns the exit status: 0 done, 1 failed,
+// 2 wrong usage or config.
+func Main(args []string) int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	root := &cobra.Command{
+		Use:   "penstock",
+		Short: "Industrial stream processor: OPC UA and MQTT in, Wasm detectors, InfluxDB and alerts out",
+		Long: `Penstock reads sensor data from OPC UA and MQTT, keeps it in a journal on disk,
+runs it through a graph of operators (windows, filters, and anomaly detectors as
+WebAssembly kernels), raises alerts, and writes to InfluxDB, Parquet and alert
+sinks. One YAML file describes it all.`,
+		SilenceErrors: true, SilenceUsage: true,
+	}
+	var level, format string
+	root.PersistentFlags().StringVar(&level, "log-level", "info", "debug, info, warn or error")
+	root.PersistentFlags().StringVar(&format, "log-format", "text", "text or json; logs go to standard error")
+	logger := func() (*slog.Logger, error) { return newLogger(level, format) }
+	root.AddCommand(demoCommand(logger), runCommand(logger), validateCommand(), graphCommand(), schemaCommand(), versionCommand(), benchCommand(logger))
+	root.AddCommand(operatorCommand())
+	root.SetArgs(args)
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return 0
+	}
+	var cfg config.Errors
+	var usage usageError
+	if errors.As(err, &cfg) {
+		fmt.Fprintln(os.Stderr, cfg.Error())
+		fmt.Fprintf(os.Stderr, "%d error(s)\n", len(cfg))
+		return 2
+	}
+	fmt.Fprintln(os.Stderr, "penstock:", err)
+	if errors.As(err, &usage) {
+		return 2
+	}
+	return 1
+}
+
+type usageError struct{ error }
+
+func newLogger(level, format string) (*slog.Logger, error) {
+	var l slog.Level
+	if err := l.UnmarshalText([]byte(level)); err != nil {
+		return nil, usageError{fmt.Errorf("--log-level %q: write debug, info, warn or error", level)}
+	}
+	o := &slog.HandlerOptions{Level: l}
+	switch format {
+	case "text":
+		return slog.New(slog.NewTextHandler(os.Stderr, o)), nil
+	case "json":
+		return slog.New(slog.NewJSONHandler(os.Stderr, o)), nil
+	}
+	return nil, usageError{fmt.Errorf("--log-format %q: write text or json", format)}
+}
