@@ -285,8 +285,9 @@ func (p *Param) validate() error {
 // paramValue is a parameter as the guest sees it: a number or, for type
 // string, text.
 type paramValue struct {
-	num  float64
-	text string
+	num    float64
+	text   string
+	isText bool
 }
 
 // value converts v, as YAML or JSON decodes it, and checks its range.
@@ -296,7 +297,7 @@ func (p *Param) value(v any) (paramValue, error) {
 		if !ok || len(s) > maxDoc {
 			return paramValue{}, fmt.Errorf("%v is not a text of at most %d bytes", v, maxDoc)
 		}
-		return paramValue{text: s}, nil
+		return paramValue{text: s, isText: true}, nil
 	}
 	n, err := p.number(v)
 	if err != nil {

@@ -28,7 +28,6 @@ const (
 	secFunc   = 3
 	secMemory = 5
 	secExport = 7
-	secCode   = 10
 )
 
 // Kinds of imports and exports.
@@ -206,20 +205,18 @@ type exportEntry struct {
 	sig   signature // of a function
 }
 
-// binary is what the host needs to know of a module before it is compiled.
-type binary struct {
-	imports        []importEntry
-	exports        []exportEntry
-	hasMemory      bool
-	minPages       uint64
-	maxPages       uint64 // maxPages when none is declared
-	memorySection  section
-	declaredFuncs  int
-	customSections []section
+// outline is what the host needs to know of a module before it is compiled.
+type outline struct {
+	imports       []importEntry
+	exports       []exportEntry
+	hasMemory     bool
+	minPages      uint64
+	maxPages      uint64 // the most that is possible when none is declared
+	memorySection section
 }
 
-func (b *binary) export(name string) (exportEntry, bool) {
-	for _, e := range b.exports {
+func (o *outline) export(name string) (exportEntry, bool) {
+	for _, e := range o.exports {
 		if e.name == name {
 			return e, true
 		}
@@ -241,13 +238,13 @@ func (r *reader) limits() (lo, hi uint64, hasMax bool) {
 }
 
 // parse reads the module's outline. The engine validates the rest.
-func parse(wasm []byte) (*binary, error) {
+func parse(wasm []byte) (*outline, error) {
 	secs, err := sections(wasm)
 	if err != nil {
 		return nil, err
 	}
 	var (
-		out   binary
+		out   outline
 		types []signature
 		funcs []uint32 // type of each function, imported ones first
 	)
@@ -261,7 +258,6 @@ func parse(wasm []byte) (*binary, error) {
 	seen := map[byte]bool{}
 	for _, s := range secs {
 		if s.id == secCustom {
-			out.customSections = append(out.customSections, s)
 			continue
 		}
 		if seen[s.id] {
@@ -300,8 +296,7 @@ func parse(wasm []byte) (*binary, error) {
 				out.imports = append(out.imports, e)
 			}
 		case secFunc:
-			out.declaredFuncs = r.count()
-			for range out.declaredFuncs {
+			for range r.count() {
 				funcs = append(funcs, r.u32())
 			}
 		case secMemory:
@@ -345,21 +340,21 @@ func appendU32(b []byte, v uint32) []byte {
 
 // capMemory returns wasm with the memory's declared maximum lowered to pages:
 // the engine then refuses to grow beyond it, whatever the guest asks for.
-func capMemory(wasm []byte, b *binary, pages uint64) ([]byte, error) {
-	if !b.hasMemory {
+func capMemory(wasm []byte, o *outline, pages uint64) ([]byte, error) {
+	if !o.hasMemory {
 		return nil, errors.New("the module has no memory of its own")
 	}
-	if b.minPages > pages {
+	if o.minPages > pages {
 		return nil, fmt.Errorf("the module wants %d pages of 64 KiB at its start (%d bytes), the limit is %d bytes",
-			b.minPages, b.minPages*PageSize, pages*PageSize)
+			o.minPages, o.minPages*PageSize, pages*PageSize)
 	}
 	body := []byte{1, 1}
-	body = appendU32(body, uint32(b.minPages))
-	body = appendU32(body, uint32(min(b.maxPages, pages)))
+	body = appendU32(body, uint32(o.minPages))
+	body = appendU32(body, uint32(min(o.maxPages, pages)))
 	out := make([]byte, 0, len(wasm)+8)
-	out = append(out, wasm[:b.memorySection.start]...)
+	out = append(out, wasm[:o.memorySection.start]...)
 	out = append(out, secMemory)
 	out = appendU32(out, uint32(len(body)))
 	out = append(out, body...)
-	return append(out, wasm[b.memorySection.end:]...), nil
+	return append(out, wasm[o.memorySection.end:]...), nil
 }

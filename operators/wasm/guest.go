@@ -1,0 +1,284 @@
+package wasm
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"strings"
+
+	"github.com/penstock/penstock/operators/wasm/engine"
+)
+
+// Reasons why a guest's call failed, as they are counted.
+const (
+	reasonError  = "module_error"      // it said so: a status that is not 0
+	reasonTrap   = "module_trap"       // it trapped, or broke a rule of the host
+	reasonOutput = "module_bad_output" // what it returned makes no sense
+	reasonMemory = "module_memory"     // the batch does not fit into its memory
+)
+
+// guestError is a failed call into the guest. fatal says that the instance is
+// in an unknown state and must go.
+type guestError struct {
+	reason string
+	fatal  bool
+	err    error
+}
+
+func (e *guestError) Error() string { return e.err.Error() }
+func (e *guestError) Unwrap() error { return e.err }
+
+func badOutput(what string, err error) error {
+	return &guestError{reason: reasonOutput, fatal: true, err: fmt.Errorf("%s: %w", what, err)}
+}
+
+// exports that every module has, and those for a kind.
+var (
+	commonExports = map[string]signature{
+		"penstock_abi_version": {"", types("i")},
+		"penstock_alloc":       {types("ii"), types("i")},
+		"penstock_free":        {types("iii"), ""},
+		"penstock_open":        {types("ii"), types("i")},
+		"penstock_bind":        {types("ii"), types("i")},
+		"penstock_process":     {types("ii"), types("i")},
+		"penstock_snapshot":    {types("i"), types("i")},
+		"penstock_restore":     {types("ii"), types("i")},
+		"penstock_last_error":  {types("i"), types("i")},
+	}
+	advanceExport = signature{types("Ii"), types("i")}
+)
+
+// checkExports reports every export that is missing or of another type.
+func checkExports(o *outline, kind string) error {
+	var errs []error
+	check := func(name string, want signature) {
+		e, ok := o.export(name)
+		switch {
+		case !ok:
+			errs = append(errs, fmt.Errorf("the module does not export the function %s %s", name, want))
+		case e.kind != kindFunc || e.sig != want:
+			errs = append(errs, fmt.Errorf("the module exports %s as %s, it must be %s", name, e.sig, want))
+		}
+	}
+	for _, name := range sortedKeys(commonExports) {
+		check(name, commonExports[name])
+	}
+	if kind == KindEmit {
+		check("penstock_advance", advanceExport)
+	}
+	if _, ok := o.export("_initialize"); ok {
+		check("_initialize", signature{})
+	}
+	if e, ok := o.export("memory"); !ok || e.kind != kindMemory {
+		errs = append(errs, errors.New(`the module does not export its memory as "memory"`))
+	}
+	return errors.Join(errs...)
+}
+
+// guest is one instance of the module and its arena.
+type guest struct {
+	inst engine.Instance
+	host *host
+	mem  view // fresh after every call
+
+	alloc, free, open, bind, process, advance, snapshot, restore, lastError engine.Function
+
+	arena, size uint32
+	limit       uint64 // of the arena: the memory's
+}
+
+// newGuest makes an instance and runs _initialize.
+func newGuest(mod engine.Module, imports []engine.HostFunc, h *host, limit uint64) (*guest, error) {
+	h.inst, h.fault = nil, nil
+	inst, err := mod.Instantiate(imports)
+	if err != nil {
+		return nil, &guestError{reason: reasonTrap, fatal: true, err: err}
+	}
+	h.inst = inst
+	g := &guest{inst: inst, host: h, limit: limit}
+	for name, f := range map[string]*engine.Function{"alloc": &g.alloc, "free": &g.free, "open": &g.open, "bind": &g.bind, "process": &g.process,
+		"advance": &g.advance, "snapshot": &g.snapshot, "restore": &g.restore, "last_error": &g.lastError} {
+		*f = inst.Function("penstock_" + name)
+	}
+	if err := g.start(); err != nil {
+		return nil, errors.Join(err, g.close())
+	}
+	return g, nil
+}
+
+func (g *guest) start() error {
+	if g.host.fault != nil {
+		return &guestError{reason: reasonTrap, fatal: true, err: g.host.fault}
+	}
+	if init := g.inst.Function("_initialize"); init != nil {
+		if _, err := g.call("_initialize", init); err != nil {
+			return err
+		}
+	}
+	v, err := g.call("penstock_abi_version", g.inst.Function("penstock_abi_version"))
+	if err != nil {
+		return err
+	}
+	if v != abiVersion {
+		return fmt.Errorf("the module speaks ABI %d, this Penstock speaks %d", int32(v), abiVersion)
+	}
+	return nil
+}
+
+func (g *guest) close() error {
+	g.host.inst, g.mem = nil, nil
+	return g.inst.Close()
+}
+
+// call calls f; a trap or a broken rule is an error.
+func (g *guest) call(name string, f engine.Function, args ...uint64) (uint64, error) {
+	g.host.fault = nil
+	v, err := f.Call(args...)
+	if g.host.fault != nil {
+		err = g.host.fault
+	}
+	if err != nil {
+		g.mem = nil
+		return 0, &guestError{reason: reasonTrap, fatal: true, err: fmt.Errorf("%s: %w", name, err)}
+	}
+	g.mem = g.inst.Memory()
+	return v, nil
+}
+
+// do calls f, whose result is a status.
+func (g *guest) do(name string, f engine.Function, args ...uint64) error {
+	status, err := g.call(name, f, args...)
+	if err != nil {
+		return err
+	}
+	if status == 0 {
+		return nil
+	}
+	msg := "no reason given"
+	if m := g.image(); len(m.b) >= bufSize {
+		m.clear(0, bufSize)
+		if _, err := g.call("penstock_last_error", g.lastError, uint64(g.arena)); err != nil {
+			return err
+		}
+		if b, err := g.mem.buf(g.arena); err == nil && len(b) > 0 {
+			msg = strings.ToValidUTF8(string(b[:min(len(b), 1024)]), "\uFFFD")
+		}
+	}
+	return &guestError{reason: reasonError, err: fmt.Errorf("%s returned %d: %s", name, int32(status), msg)}
+}
+
+// image is the arena.
+func (g *guest) image() image {
+	if uint64(g.arena)+uint64(g.size) > uint64(len(g.mem)) {
+		return image{}
+	}
+	return image{b: g.mem[g.arena : g.arena+g.size], base: g.arena}
+}
+
+// reserve makes the arena hold n bytes and returns it. Its content is lost.
+func (g *guest) reserve(n uint64) (image, error) {
+	if n > uint64(g.size) {
+		if err := g.growArena(n); err != nil {
+			return image{}, err
+		}
+	}
+	return g.image(), nil
+}
+
+func (g *guest) growArena(n uint64) error {
+	full := &guestError{reason: reasonMemory, err: fmt.Errorf("%d bytes do not fit into the guest's memory (limit %d)", n, g.limit)}
+	if n > g.limit || n > math.MaxUint32 {
+		return full
+	}
+	if g.size > 0 {
+		old, size := g.arena, g.size
+		g.arena, g.size = 0, 0
+		if _, err := g.call("penstock_free", g.free, uint64(old), uint64(size), align); err != nil {
+			return err
+		}
+		// Twice as much each time: a guest whose free does nothing then
+		// wastes no more than it uses.
+		if twice := 2 * uint64(size); n < twice && twice <= g.limit/2 {
+			n = twice
+		}
+	}
+	n = max(n, 4096)
+	ptr, err := g.call("penstock_alloc", g.alloc, n, align)
+	if err != nil {
+		return err
+	}
+	if ptr == 0 {
+		return full
+	}
+	if _, err := g.mem.bytes(uint32(ptr), n); err != nil || ptr%align != 0 {
+		return badOutput("penstock_alloc", fmt.Errorf("%d bytes at %#x are not in memory or not aligned to %d", n, ptr, align))
+	}
+	g.arena, g.size = uint32(ptr), uint32(n)
+	return nil
+}
+
+// openWith hands over the parameters: a slot each, then the texts.
+func (g *guest) openWith(params []paramValue) error {
+	slots := 8 * uint64(len(params))
+	need := slots
+	for _, p := range params {
+		need += uint64(len(p.text))
+	}
+	m, err := g.reserve(max(need, 1))
+	if err != nil {
+		return err
+	}
+	at := slots
+	for i, p := range params {
+		slot := 8 * uint64(i)
+		if !p.isText {
+			m.put64(slot, math.Float64bits(p.num))
+			continue
+		}
+		m.putPtr(slot, at)
+		m.put32(slot+4, uint32(len(p.text)))
+		at += uint64(copy(m.b[at:], p.text))
+	}
+	return g.do("penstock_open", g.open, uint64(m.base), slots)
+}
+
+func (g *guest) bindTo(in, out []Column) error {
+	m, err := g.reserve(schemaSizeOf(in))
+	if err != nil {
+		return err
+	}
+	writeSchema(m, in)
+	if err := g.do("penstock_bind", g.bind, uint64(m.ptr(bindIn)), uint64(m.ptr(bindOut))); err != nil {
+		return err
+	}
+	if err := readSchema(g.mem, m.ptr(bindOut), out); err != nil {
+		return badOutput("penstock_bind", err)
+	}
+	return nil
+}
+
+// state returns the guest's snapshot, in guest memory.
+func (g *guest) state() ([]byte, error) {
+	m, err := g.reserve(bufSize)
+	if err != nil {
+		return nil, err
+	}
+	m.clear(0, bufSize)
+	if err := g.do("penstock_snapshot", g.snapshot, uint64(m.base)); err != nil {
+		return nil, err
+	}
+	b, err := g.mem.buf(m.base)
+	if err != nil {
+		return nil, badOutput("penstock_snapshot", err)
+	}
+	return b, nil
+}
+
+func (g *guest) restoreFrom(state []byte) error {
+	m, err := g.reserve(max(uint64(len(state)), 1))
+	if err != nil {
+		return err
+	}
+	copy(m.b, state)
+	return g.do("penstock_restore", g.restore, uint64(m.base), uint64(len(state)))
+}

@@ -1,0 +1,196 @@
+package wasm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/penstock/penstock/operators/wasm/engine"
+	"github.com/penstock/penstock/pipeline"
+)
+
+// host is what a guest can reach: its log, its metrics, and a WASI in which
+// time is the watermark and chance is seeded. One per operator; it outlives
+// the guest's instances.
+type host struct {
+	env   pipeline.Env
+	log   *slog.Logger
+	inst  engine.Instance // nil until instantiated
+	fault error           // what the guest did to deserve an end; the call fails with it
+
+	// What a guest can tell apart, so it is part of a snapshot.
+	watermark int64
+	random    uint64
+
+	gauge   *prometheus.GaugeVec
+	metrics map[string]prometheus.Gauge
+
+	second     int64 // of the log's rate limit
+	lines      int
+	suppressed int
+}
+
+// Bounds of what a guest may say.
+const (
+	maxLogLine    = 4096
+	maxLogRate    = 10 // lines per second
+	maxMetrics    = 64
+	maxMetricName = 64
+)
+
+const (
+	modulePenstock = "penstock"
+	moduleWASI     = "wasi_snapshot_preview1"
+)
+
+func newHost(env pipeline.Env, module string, seed uint64) (*host, error) {
+	h := &host{env: env, log: env.Log.With("operator", env.Name, "module", module), random: seed, metrics: map[string]prometheus.Gauge{}}
+	h.gauge = prometheus.NewGaugeVec(prometheus.GaugeOpts{Namespace: "penstock", Name: "module_metric",
+		Help: "What a Wasm module reported last under a name of its own."}, []string{"operator", "name"})
+	if err := register(env.Meter, &h.gauge); err != nil {
+		return nil, err
+	}
+	return h, nil
+}
+
+// register adds c to the meter's registry, or replaces it by the one that an
+// earlier operator put there.
+func register[C prometheus.Collector](m *pipeline.Meter, c *C) error {
+	err := m.Registry().Register(*c)
+	var had prometheus.AlreadyRegisteredError
+	if errors.As(err, &had) {
+		var ok bool
+		if *c, ok = had.ExistingCollector.(C); ok {
+			return nil
+		}
+	}
+	return err
+}
+
+func (h *host) fail(format string, a ...any) {
+	if h.fault == nil {
+		h.fault = fmt.Errorf(format, a...)
+	}
+}
+
+// memory returns n bytes of guest memory at ptr, or nil and a fault.
+func (h *host) memory(fn string, ptr, n uint64) []byte {
+	if h.inst == nil {
+		h.fail("%s is called before the module is ready", fn)
+		return nil
+	}
+	b, err := view(h.inst.Memory()).bytes(uint32(ptr), n)
+	if err != nil {
+		h.fail("%s: %w", fn, err)
+		return nil
+	}
+	return b
+}
+
+func (h *host) text(fn string, ptr, n uint64, limit uint64) string {
+	return strings.ToValidUTF8(string(h.memory(fn, ptr, min(n, limit))), "\uFFFD")
+}
+
+func (h *host) write(level slog.Level, text string) {
+	h.limited(func() { h.log.Log(context.Background(), level, text) })
+}
+
+// limited runs f if the log's rate allows it.
+func (h *host) limited(f func()) {
+	now := time.Now().Unix()
+	if now != h.second {
+		if h.suppressed > 0 {
+			h.log.Warn("module log lines suppressed", "lines", h.suppressed)
+		}
+		h.second, h.lines, h.suppressed = now, 0, 0
+	}
+	if h.lines++; h.lines > maxLogRate {
+		h.suppressed++
+		return
+	}
+	f()
+}
+
+// failure logs a failed call.
+func (h *host) failure(err error, eng string, rows int, fatal bool) {
+	text := "module failed"
+	if fatal {
+		text = "module failed and lost its state"
+	}
+	h.limited(func() { h.log.Error(text, "engine", eng, "rows", rows, "error", err) })
+}
+
+func (h *host) metric(name string, v float64) {
+	g, ok := h.metrics[name]
+	if !ok {
+		if !columnRE.MatchString(name) {
+			h.fail("metric: %q is no name: lower-case letters, digits and _", name)
+			return
+		}
+		if len(h.metrics) == maxMetrics {
+			h.fail("metric: %q is one name too many, the limit is %d", name, maxMetrics)
+			return
+		}
+		g = h.gauge.WithLabelValues(h.env.Name, name)
+		h.metrics[name] = g
+	}
+	g.Set(v)
+}
+
+// types writes a signature with i for i32, I for i64 and d for f64.
+func types(s string) string {
+	return strings.NewReplacer("i", "\x7f", "I", "\x7e", "d", "\x7c").Replace(s)
+}
+
+// functions is all that a module may import.
+func (h *host) functions() []engine.HostFunc {
+	levels := []slog.Level{slog.LevelDebug, slog.LevelInfo, slog.LevelWarn, slog.LevelError}
+	own := []engine.HostFunc{
+		{Name: "log", Params: types("iii"), Call: func(a []uint64) uint64 {
+			h.write(levels[min(a[0], uint64(len(levels)-1))], h.text("log", a[1], a[2], maxLogLine))
+			return 0
+		}},
+		{Name: "metric", Params: types("iid"), Call: func(a []uint64) uint64 {
+			h.metric(h.text("metric", a[0], a[1], maxMetricName+1), math.Float64frombits(a[2]))
+			return 0
+		}},
+	}
+	for i := range own {
+		own[i].Module = modulePenstock
+	}
+	return append(own, h.wasi()...)
+}
+
+// imports returns the host functions that the module asks for, and an error
+// that names those that do not exist or are of another type.
+func (h *host) imports(o *outline) ([]engine.HostFunc, error) {
+	have := map[[2]string]engine.HostFunc{}
+	for _, f := range h.functions() {
+		have[[2]string{f.Module, f.Name}] = f
+	}
+	taken := map[[2]string]bool{}
+	var out []engine.HostFunc
+	var errs []error
+	for _, im := range o.imports {
+		key := [2]string{im.module, im.name}
+		f, ok := have[key]
+		switch {
+		case im.kind != kindFunc:
+			errs = append(errs, fmt.Errorf("the module imports %s.%s, which is no function: nothing else is offered", im.module, im.name))
+		case !ok:
+			errs = append(errs, fmt.Errorf("the module imports the function %s.%s, which Penstock does not offer", im.module, im.name))
+		case im.sig != signature{f.Params, f.Results}:
+			errs = append(errs, fmt.Errorf("the module imports %s.%s as %s, it is %s", im.module, im.name, im.sig, signature{f.Params, f.Results}))
+		case !taken[key]:
+			taken[key] = true
+			out = append(out, f)
+		}
+	}
+	return out, errors.Join(errs...)
+}

@@ -1,0 +1,321 @@
+// Package wasm is the `wasm` operator: it runs a module on whole batches, over
+// the Arrow C Data Interface in the module's memory (operators/sdk/c/penstock.h
+// is the contract that a module is written against).
+package wasm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/apache/arrow/go/v17/arrow"
+	"github.com/apache/arrow/go/v17/arrow/array"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/penstock/penstock/operators/wasm/engine"
+	"github.com/penstock/penstock/pipeline"
+)
+
+// Operator runs one module. A module that traps, or returns what makes no
+// sense, loses its state: it goes on with a fresh instance, as after a start.
+type Operator struct {
+	cfg    Config
+	env    pipeline.Env
+	info   Info
+	code   []byte // with the memory's maximum lowered to the limit
+	params []paramValue
+	host   *host
+	funcs  []engine.HostFunc
+	failed *prometheus.CounterVec
+
+	eng   engine.Engine
+	mod   engine.Module
+	guest *guest // nil after a fatal failure, until the next batch
+
+	out  *arrow.Schema
+	ins  []Column // the manifest's, nullable as the input is
+	outs []Column
+	exp  *exporter
+	imp  importer
+	cols []arrow.Array
+}
+
+// New reads the module and checks it and its parameters. Nothing runs before
+// Open.
+func New(cfg Config, env pipeline.Env) (*Operator, error) {
+	wasm, err := Load(cfg.Module)
+	if err != nil {
+		return nil, fmt.Errorf("module: %w", err)
+	}
+	info, o, err := inspect(wasm)
+	if err != nil {
+		return nil, fmt.Errorf("module %s: %w", cfg.Module, err)
+	}
+	op := &Operator{cfg: cfg, env: env, info: info}
+	if op.params, err = cfg.values(&info.Manifest); err != nil {
+		return nil, err
+	}
+	if op.code, err = capMemory(wasm, o, pages(cfg.Memory)); err != nil {
+		return nil, fmt.Errorf("module %s: %w", cfg.Module, err)
+	}
+	if op.eng, err = newEngine(cfg.Engine); err != nil {
+		return nil, err
+	}
+	module, _ := op.Module()
+	if op.host, err = newHost(env, module, cfg.Seed); err != nil {
+		return nil, err
+	}
+	if op.funcs, err = op.host.imports(o); err != nil {
+		return nil, fmt.Errorf("module %s: %w", cfg.Module, err)
+	}
+	op.failed = prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: "penstock", Name: "module_failed_rows_total",
+		Help: "Rows of batches on which a Wasm module failed, by reason."}, []string{"operator", "reason"})
+	if err := register(env.Meter, &op.failed); err != nil {
+		return nil, err
+	}
+	return op, nil
+}
+
+// Module returns name@version of the module and the engine that runs it.
+func (op *Operator) Module() (module, engine string) {
+	return op.info.Manifest.Name + "@" + op.info.Manifest.Version, op.eng.Name()
+}
+
+// Open compiles and starts the module and binds it to its input.
+func (op *Operator) Open(_ context.Context, in *arrow.Schema) (*arrow.Schema, error) {
+	if err := op.bindSchemas(in); err != nil {
+		return nil, err
+	}
+	var err error
+	if op.mod, err = op.eng.Compile(op.code); err != nil {
+		return nil, fmt.Errorf("module %s: %w", op.cfg.Module, err)
+	}
+	if err := op.instantiate(); err != nil {
+		return nil, fmt.Errorf("module %s: %w", op.cfg.Module, err)
+	}
+	return op.out, nil
+}
+
+// bindSchemas finds the input columns and makes the output schema.
+func (op *Operator) bindSchemas(in *arrow.Schema) error {
+	m := &op.info.Manifest
+	var errs []error
+	var cols []exportColumn
+	op.ins = slices.Clone(m.Input)
+	for i, c := range m.Input {
+		typ := columnTypes[c.Type]
+		at := pipeline.Column(in, c.Name)
+		switch {
+		case at < 0:
+			errs = append(errs, fmt.Errorf("module %s needs a column %q (%s); the input has %s", m.Name, c.Name, c.Type, fieldNames(in)))
+			continue
+		case !arrow.TypeEqual(in.Field(at).Type, typ.arrow):
+			errs = append(errs, fmt.Errorf("module %s needs column %q as %s, the input has it as %s", m.Name, c.Name, typ.arrow, in.Field(at).Type))
+			continue
+		case in.Field(at).Nullable && !c.Nullable:
+			errs = append(errs, fmt.Errorf("module %s takes no nulls in column %q, the input may have some", m.Name, c.Name))
+			continue
+		}
+		op.ins[i].Nullable = in.Field(at).Nullable
+		cols = append(cols, exportColumn{name: c.Name, index: at, typ: typ})
+	}
+	var fields []arrow.Field
+	if m.Kind == KindMap {
+		fields = slices.Clone(in.Fields())
+	}
+	op.outs = m.Output
+	for _, c := range m.Output {
+		f := arrow.Field{Name: op.cfg.Prefix + c.Name, Type: columnTypes[c.Type].arrow, Nullable: c.Nullable || m.Kind == KindMap && op.cfg.OnError == OnErrorPass}
+		if c.Unit != "" {
+			f.Metadata = arrow.MetadataFrom(map[string]string{"unit": c.Unit})
+		}
+		if m.Kind == KindMap && pipeline.Column(in, f.Name) >= 0 {
+			errs = append(errs, fmt.Errorf("module %s adds a column %q, which the input has already: give the operator a prefix", m.Name, f.Name))
+		}
+		fields = append(fields, f)
+	}
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	op.exp = newExporter(cols)
+	op.imp = importer{alloc: op.env.Alloc, cols: op.outs}
+	op.out = arrow.NewSchema(fields, nil)
+	return nil
+}
+
+func fieldNames(s *arrow.Schema) string {
+	out := ""
+	for i, f := range s.Fields() {
+		if i > 0 {
+			out += ", "
+		}
+		out += f.Name
+	}
+	return out
+}
+
+// instantiate makes a fresh guest, opened and bound.
+func (op *Operator) instantiate() error {
+	g, err := newGuest(op.mod, op.funcs, op.host, uint64(op.cfg.Memory))
+	if err != nil {
+		return err
+	}
+	if err = g.openWith(op.params); err == nil {
+		err = g.bindTo(op.ins, op.outs)
+	}
+	if err != nil {
+		return errors.Join(err, g.close())
+	}
+	op.guest = g
+	return nil
+}
+
+// Process runs the module on in. A failure of the module is treated by
+// on_error; an error returned is permanent.
+func (op *Operator) Process(_ context.Context, in arrow.Record, out pipeline.Emitter) error {
+	rows := int(in.NumRows())
+	if rows == 0 {
+		return nil
+	}
+	need, err := op.exp.plan(in)
+	if err != nil {
+		return pipeline.Permanent(err)
+	}
+	made, n, err := op.run(need, rows)
+	if err != nil {
+		return op.failure(err, in, out)
+	}
+	return op.emit(in, made, n, out)
+}
+
+// run calls the guest on the planned record and returns the columns it made,
+// which the caller owns.
+func (op *Operator) run(need uint64, rows int) ([]arrow.Array, int64, error) {
+	if op.guest == nil {
+		if err := op.instantiate(); err != nil {
+			return nil, 0, err
+		}
+	}
+	g := op.guest
+	m, err := g.reserve(need)
+	if err != nil {
+		return nil, 0, err
+	}
+	op.exp.write(m, rows)
+	if err := g.do("penstock_process", g.process, uint64(m.ptr(inOff)), uint64(m.ptr(outOff))); err != nil {
+		return nil, 0, err
+	}
+	want := int64(rows)
+	if op.info.Manifest.Kind == KindEmit {
+		want = anyRows
+	}
+	return op.result("penstock_process", m.ptr(outOff), want)
+}
+
+func (op *Operator) result(call string, ptr uint32, rows int64) ([]arrow.Array, int64, error) {
+	made, n, err := op.imp.read(op.guest.mem, ptr, rows)
+	if err != nil {
+		return nil, 0, badOutput(call, err)
+	}
+	return made, n, nil
+}
+
+// emit hands on the columns that the guest made, behind those of in for a map
+// module, and releases them.
+func (op *Operator) emit(in arrow.Record, made []arrow.Array, rows int64, out pipeline.Emitter) error {
+	op.cols = op.cols[:0]
+	if op.info.Manifest.Kind == KindMap {
+		op.cols = append(op.cols, in.Columns()...)
+	}
+	op.cols = append(op.cols, made...)
+	var err error
+	if rows > 0 {
+		rec := array.NewRecord(op.out, op.cols, rows)
+		err = out.Emit("", rec)
+		rec.Release()
+	}
+	for _, a := range made {
+		a.Release()
+	}
+	clear(op.cols)
+	return err
+}
+
+// failure treats a failed batch as on_error says.
+func (op *Operator) failure(err error, in arrow.Record, out pipeline.Emitter) error {
+	var ge *guestError
+	if !errors.As(err, &ge) {
+		return pipeline.Permanent(err)
+	}
+	if ge.fatal && op.guest != nil {
+		err = errors.Join(err, op.guest.close())
+		op.guest = nil
+	}
+	rows := 0
+	if in != nil {
+		rows = int(in.NumRows())
+	}
+	module, eng := op.Module()
+	op.failed.WithLabelValues(op.env.Name, ge.reason).Add(float64(rows))
+	op.host.failure(err, eng, rows, ge.fatal)
+	switch {
+	case op.cfg.OnError == OnErrorStop:
+		return pipeline.Permanent(fmt.Errorf("module %s: %w", module, err))
+	case in == nil:
+		return nil
+	case op.cfg.OnError == OnErrorDrop || op.info.Manifest.Kind == KindEmit:
+		op.env.Meter.Dropped(op.env.Name, ge.reason, rows)
+		return nil
+	}
+	made := make([]arrow.Array, len(op.outs))
+	for i, c := range op.outs {
+		made[i] = array.MakeArrayOfNull(op.env.Alloc, columnTypes[c.Type].arrow, rows)
+	}
+	return op.emit(in, made, int64(rows), out)
+}
+
+// Advance sets the guest's clock and lets an emit module close what is due.
+func (op *Operator) Advance(_ context.Context, watermark arrow.Timestamp, out pipeline.Emitter) error {
+	op.host.watermark = int64(watermark)
+	if op.info.Manifest.Kind != KindEmit {
+		return nil
+	}
+	made, n, err := op.advance(int64(watermark))
+	if err != nil {
+		return op.failure(err, nil, out)
+	}
+	return op.emit(nil, made, n, out)
+}
+
+func (op *Operator) advance(watermark int64) ([]arrow.Array, int64, error) {
+	if op.guest == nil {
+		if err := op.instantiate(); err != nil {
+			return nil, 0, err
+		}
+	}
+	g := op.guest
+	m, err := g.reserve(arraySize)
+	if err != nil {
+		return nil, 0, err
+	}
+	m.clear(0, arraySize)
+	if err := g.do("penstock_advance", g.advance, uint64(watermark), uint64(m.base)); err != nil {
+		return nil, 0, err
+	}
+	return op.result("penstock_advance", m.base, anyRows)
+}
+
+// Close frees the guest, the module and the engine.
+func (op *Operator) Close(context.Context) error {
+	var errs []error
+	if op.guest != nil {
+		errs = append(errs, op.guest.close())
+		op.guest = nil
+	}
+	if op.mod != nil {
+		errs = append(errs, op.mod.Close())
+		op.mod = nil
+	}
+	return errors.Join(append(errs, op.eng.Close())...)
+}

@@ -1,0 +1,104 @@
+package wasm
+
+import (
+	"bytes"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+)
+
+// stateMagic begins a snapshot; its last byte is the format's version.
+const stateMagic = "PSWASM\x00\x01"
+
+// stateHeader is what a snapshot says before the guest's own bytes.
+type stateHeader struct {
+	Name      string `json:"name"`
+	Version   string `json:"version"`
+	Digest    string `json:"digest"` // of the module
+	Watermark int64  `json:"watermark"`
+	Random    uint64 `json:"random"`
+	Size      int    `json:"size"` // of the guest's bytes; -1 for a guest without state
+}
+
+const maxStateHeader = 4096
+
+// Snapshot writes, behind a header that names the module, what the guest says
+// is its state. A guest that was lost to a trap has none.
+func (op *Operator) Snapshot(w io.Writer) error {
+	h := stateHeader{Name: op.info.Manifest.Name, Version: op.info.Manifest.Version, Digest: op.info.Digest, Size: -1}
+	var state []byte
+	if op.guest != nil {
+		var err error
+		if state, err = op.guest.state(); err != nil {
+			return fmt.Errorf("module %s: %w", op.info.Manifest.Name, err)
+		}
+		h.Size = len(state)
+	}
+	h.Watermark, h.Random = op.host.watermark, op.host.random
+	text, err := json.Marshal(h)
+	if err != nil {
+		return err
+	}
+	head := binary.LittleEndian.AppendUint32([]byte(stateMagic), uint32(len(text)))
+	if _, err := w.Write(append(head, text...)); err != nil {
+		return err
+	}
+	_, err = w.Write(state)
+	return err
+}
+
+// Restore brings back what Snapshot wrote. State of another module, or of
+// another version of it, is refused: only the module knows its layout.
+func (op *Operator) Restore(r io.Reader) error {
+	h, state, err := readState(r, int64(op.cfg.Memory))
+	if err != nil {
+		return fmt.Errorf("state of module %s: %w", op.info.Manifest.Name, err)
+	}
+	m := &op.info.Manifest
+	if h.Name != m.Name || h.Version != m.Version {
+		return fmt.Errorf("the state was written by module %s@%s, this is %s@%s", h.Name, h.Version, m.Name, m.Version)
+	}
+	if h.Digest != op.info.Digest {
+		return fmt.Errorf("the state was written by another build of module %s@%s (digest %.12s, this is %.12s)", m.Name, m.Version, h.Digest, op.info.Digest)
+	}
+	if op.guest == nil {
+		return errors.New("Restore comes before Open")
+	}
+	op.host.watermark = h.Watermark
+	if h.Size >= 0 {
+		if err := op.guest.restoreFrom(state); err != nil {
+			return fmt.Errorf("state of module %s: %w", m.Name, err)
+		}
+	}
+	op.host.random = h.Random
+	return nil
+}
+
+func readState(r io.Reader, limit int64) (h stateHeader, state []byte, err error) {
+	var head [len(stateMagic) + 4]byte
+	if _, err = io.ReadFull(r, head[:]); err != nil {
+		return h, nil, err
+	}
+	n := binary.LittleEndian.Uint32(head[len(stateMagic):])
+	if !bytes.HasPrefix(head[:], []byte(stateMagic)) || n > maxStateHeader {
+		return h, nil, errors.New("this is no state of a wasm operator")
+	}
+	text := make([]byte, n)
+	if _, err = io.ReadFull(r, text); err != nil {
+		return h, nil, err
+	}
+	if err = json.Unmarshal(text, &h); err != nil {
+		return h, nil, err
+	}
+	if h.Size < 0 {
+		return h, nil, nil
+	}
+	if int64(h.Size) > limit {
+		return h, nil, fmt.Errorf("it has %d bytes, the memory limit is %d", h.Size, limit)
+	}
+	state = make([]byte, h.Size)
+	_, err = io.ReadFull(r, state)
+	return h, state, err
+}
