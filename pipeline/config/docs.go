@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 	"reflect"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 )
 
 // Docs are the doc comments of settings structs and their fields, by
@@ -104,7 +106,8 @@ func (d Docs) field(f field) string {
 		return text
 	}
 	rest, _ = strings.CutPrefix(rest, "is ")
-	return strings.ToUpper(rest[:1]) + rest[1:]
+	first, n := utf8.DecodeRuneInString(rest)
+	return string(unicode.ToUpper(first)) + rest[n:]
 }
 
 func typeName(t reflect.Type) string { return t.PkgPath() + "." + t.Name() }
