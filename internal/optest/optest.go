@@ -180,8 +180,8 @@ func Play(t testing.TB, alloc memory.Allocator, make func() pipeline.Operator, s
 }
 
 // Random makes a script of n batches of about rows readings each, with a
-// watermark after each: several tags, irregular times a bit out of order
-// between batches, nulls, NaN, Bad and Uncertain quality.
+// watermark after each: several tags, irregular times, a bit out of order from
+// batch to batch, some late; nulls, NaN, Bad and Uncertain quality.
 func Random(seed uint64, n, rows int) []Step {
 	r := rand.New(rand.NewPCG(seed, 1))
 	var steps []Step
@@ -191,6 +191,9 @@ func Random(seed uint64, n, rows int) []Step {
 		for range 1 + r.IntN(2*rows) {
 			now += r.ExpFloat64() * 0.2
 			row := Row{Tag: fmt.Sprintf("p/a%d/m%d", r.IntN(3), r.IntN(2)), T: math.Round((now-r.Float64())*1000) / 1000, V: math.Round(r.NormFloat64()*1000) / 100}
+			if r.IntN(20) == 0 {
+				row.T -= 9
+			}
 			switch r.IntN(12) {
 			case 0:
 				row.Null, row.Q = true, pipeline.BadSensor
@@ -203,18 +206,17 @@ func Random(seed uint64, n, rows int) []Step {
 			}
 			s.Rows = append(s.Rows, row)
 		}
+		sort.SliceStable(s.Rows, func(i, j int) bool { return s.Rows[i].T < s.Rows[j].T })
 		steps = append(steps, s, Step{Watermark: now - 1.5})
 	}
 	return append(steps, Step{Watermark: now + 1000})
 }
 
-// Split cuts every batch of steps into batches of at most n readings, each
-// tag's readings in the order of the uncut batch.
+// Split cuts every batch of steps into batches of at most n readings.
 func Split(steps []Step, n int) []Step {
 	var out []Step
 	for _, s := range steps {
-		rows := append([]Row(nil), s.Rows...)
-		sort.SliceStable(rows, func(i, j int) bool { return rows[i].T < rows[j].T })
+		rows := s.Rows
 		for len(rows) > n {
 			out = append(out, Step{Rows: rows[:n]})
 			rows = rows[n:]

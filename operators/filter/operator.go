@@ -8,6 +8,7 @@ import (
 	"github.com/apache/arrow/go/v17/arrow"
 	"github.com/apache/arrow/go/v17/arrow/memory"
 
+	"github.com/penstock/penstock/internal/columns"
 	"github.com/penstock/penstock/pipeline"
 )
 
@@ -99,7 +100,7 @@ func (o *Operator) emit(port string, in arrow.Record, rows []int32, out pipeline
 	case int(in.NumRows()):
 		return out.Emit(port, in)
 	}
-	rec, err := take(o.env.Alloc, in, rows)
+	rec, err := columns.Take(o.env.Alloc, in, rows)
 	if err != nil {
 		return err
 	}

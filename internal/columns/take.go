@@ -1,4 +1,4 @@
-package filter
+package columns
 
 import (
 	"unsafe"
@@ -11,9 +11,10 @@ import (
 	"github.com/penstock/penstock/pipeline"
 )
 
-// take copies the given rows, in rising order, of rec. Tag columns get a
-// dictionary of just the tags that are left, in the order of their runs.
-func take(alloc memory.Allocator, rec arrow.Record, rows []int32) (arrow.Record, error) {
+// Take copies the given rows, in rising order, of rec. Tag columns get a
+// dictionary of just the tags that are left, in the order of their runs. The
+// caller owns the result.
+func Take(alloc memory.Allocator, rec arrow.Record, rows []int32) (arrow.Record, error) {
 	cols := make([]arrow.Array, 0, rec.NumCols())
 	defer func() {
 		for _, c := range cols {
