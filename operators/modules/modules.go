@@ -8,7 +8,7 @@ import (
 	"strings"
 )
 
-//go:embed *
+//go:embed */*.wasm
 var files embed.FS
 
 // Get returns the shipped module called name.

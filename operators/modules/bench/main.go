@@ -1,0 +1,259 @@
+// Command bench runs each kernel on the same batches in Wasmer and compiled
+// for this machine, in turns, and prints one line per kernel:
+//
+//	kernel=ewma wasm_ns=5.20 native_ns=4.90 ratio=0.94
+//
+// Nanoseconds are per row, inside penstock_process only, medians over the
+// rounds, and the mean of two shapes of batch: 1000 tags with 8 rows each and
+// 16 tags with 512. ratio is native/wasm. It ends with status 1 when the two
+// disagree in a single bit of output. With -v it prints each shape to stderr.
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/penstock/penstock/operators/modules"
+	"github.com/penstock/penstock/operators/wasm"
+)
+
+// batch is one batch of readings, one per second and tag.
+type batch struct {
+	tags, rows int // rows of each tag
+	time       []int64
+	index      []int32
+	value      []float64
+	quality    []uint32
+	nameAt     []int32
+	names      []byte
+	params     []float64
+}
+
+func (b *batch) span() int64 { return int64(b.rows) * int64(time.Second) }
+
+func newBatch(tags, rows int, params []float64) *batch {
+	b := &batch{tags: tags, rows: rows, params: params, nameAt: []int32{0}}
+	rnd := rand.New(rand.NewPCG(1, uint64(tags)))
+	for t := range tags {
+		b.names = fmt.Appendf(b.names, "plant1/hall%d/pump%02d/vibration_%d", t%7, t/10, t%10)
+		b.nameAt = append(b.nameAt, int32(len(b.names)))
+		for r := range rows {
+			b.time = append(b.time, 1_700_000_000_000_000_000+int64(r)*int64(time.Second))
+			b.index = append(b.index, int32(t))
+			b.value = append(b.value, 20+float64(t%13)+max(-3.5, min(3.5, rnd.NormFloat64())))
+			b.quality = append(b.quality, 0)
+		}
+	}
+	return b
+}
+
+func main() {
+	verbose := flag.Bool("v", false, "print each shape to stderr")
+	rounds := flag.Int("rounds", 41, "rounds per kernel and shape")
+	cc := flag.String("cc", "clang-16", "C compiler of the native side")
+	only := flag.String("kernel", "", "run this kernel only")
+	dir := flag.String("dir", "operators/modules", "folder of the kernels' sources")
+	flag.Parse()
+	if err := run(*dir, *cc, *only, *rounds, *verbose); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+// kernels with the parameters that differ from their defaults.
+var kernels = []struct {
+	name   string
+	params map[string]float64
+}{
+	{"ewma", nil},
+	{"cusum", nil},
+	{"hampel", nil},
+	{"rul", map[string]float64{"limit": 60, "window": 3600}},
+}
+
+func run(dir, cc, only string, rounds int, verbose bool) error {
+	tmp, err := os.MkdirTemp("", "penstock-bench-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(tmp) //nolint:errcheck // a temporary folder
+	for _, k := range kernels {
+		if only != "" && k.name != only {
+			continue
+		}
+		exe, code, params, err := build(dir, cc, tmp, k.name, k.params)
+		if err != nil {
+			return fmt.Errorf("%s: %w", k.name, err)
+		}
+		var sumWasm, sumNative float64
+		for _, shape := range [][2]int{{1000, 8}, {16, 512}} {
+			w, n, err := compare(tmp, exe, code, newBatch(shape[0], shape[1], params), rounds)
+			if err != nil {
+				return fmt.Errorf("%s, %d tags with %d rows: %w", k.name, shape[0], shape[1], err)
+			}
+			if verbose {
+				fmt.Fprintf(os.Stderr, "%s %dx%d wasm_ns=%.2f native_ns=%.2f ratio=%.3f\n", k.name, shape[0], shape[1], w, n, n/w)
+			}
+			sumWasm, sumNative = sumWasm+w/2, sumNative+n/2
+		}
+		fmt.Printf("kernel=%s wasm_ns=%.2f native_ns=%.2f ratio=%.2f\n", k.name, sumWasm, sumNative, sumNative/sumWasm)
+	}
+	return nil
+}
+
+// build compiles the native side and returns it with the shipped module and
+// its parameters.
+func build(dir, cc, tmp, name string, set map[string]float64) (exe string, code []byte, params []float64, err error) {
+	code, ok := modules.Get(name)
+	if !ok {
+		return "", nil, nil, fmt.Errorf("there is no such module: run make kernels")
+	}
+	info, err := wasm.Inspect(code)
+	if err != nil {
+		return "", nil, nil, err
+	}
+	for i := range info.Manifest.Params {
+		p := &info.Manifest.Params[i]
+		v, given := set[p.Name]
+		if !given {
+			v, err = number(p)
+		}
+		if err != nil {
+			return "", nil, nil, err
+		}
+		params = append(params, v)
+	}
+	exe = filepath.Join(tmp, name)
+	source, err := filepath.Abs(filepath.Join(dir, name, name+".c"))
+	if err != nil {
+		return "", nil, nil, err
+	}
+	out, err := exec.Command(cc, "-std=c11", "-O3", "-msse4.2", "-fwrapv", "-ffp-contract=off", "-fno-math-errno", "-I", filepath.Join(dir, "../sdk/c"),
+		"-DKERNEL=\""+source+"\"", "-o", exe, filepath.Join(dir, "bench/native/native.c")).CombinedOutput()
+	if err != nil {
+		return "", nil, nil, fmt.Errorf("%s: %w\n%s", cc, err, out)
+	}
+	return exe, code, params, nil
+}
+
+// number is a parameter's default as the guest sees it.
+func number(p *wasm.Param) (float64, error) {
+	switch d := p.Default.(type) {
+	case float64:
+		return d, nil
+	case bool:
+		if d {
+			return 1, nil
+		}
+		return 0, nil
+	case string:
+		if p.Type == "enum" {
+			return float64(slices.Index(p.Enum, d)), nil
+		}
+		t, err := time.ParseDuration(d)
+		return t.Seconds(), err
+	}
+	return 0, fmt.Errorf("parameter %s has no number as its default", p.Name)
+}
+
+// compare returns the medians in ns per row.
+func compare(tmp, exe string, code []byte, b *batch, rounds int) (inWasm, inNative float64, err error) {
+	n, err := startNative(exe, filepath.Join(tmp, "batch"), b)
+	if err != nil {
+		return 0, 0, err
+	}
+	defer n.close() //nolint:errcheck // it only ends
+	w, err := startWasm(code, b)
+	if err != nil {
+		return 0, 0, err
+	}
+	defer w.close() //nolint:errcheck // it only ends
+
+	const window = 3600 // seconds: rul's must be full
+	warm := window/b.rows + 32
+	if _, _, err := n.run(warm); err != nil {
+		return 0, 0, err
+	}
+	spent, _, err := w.run(warm)
+	if err != nil {
+		return 0, 0, err
+	}
+	// A round takes about 4 ms, and goes through two of rul's intervals.
+	calls := max(int(4*time.Millisecond/max(spent/time.Duration(warm), 1)), 2*60/b.rows, 1)
+	per := float64(calls) * float64(b.tags) * float64(b.rows)
+	var ws, ns []float64
+	for range rounds {
+		tn, hn, err := n.run(calls)
+		if err != nil {
+			return 0, 0, err
+		}
+		tw, hw, err := w.run(calls)
+		if err != nil {
+			return 0, 0, err
+		}
+		if hn != hw {
+			return 0, 0, fmt.Errorf("the outputs differ")
+		}
+		ws, ns = append(ws, float64(tw)/per), append(ns, float64(tn)/per)
+	}
+	return median(ws), median(ns), nil
+}
+
+func median(x []float64) float64 {
+	slices.Sort(x)
+	return x[len(x)/2]
+}
+
+// native is the kernel in a process of its own.
+type native struct {
+	cmd *exec.Cmd
+	in  io.WriteCloser
+	out *bufio.Reader
+}
+
+func startNative(exe, file string, b *batch) (*native, error) {
+	var buf bytes.Buffer
+	for _, part := range []any{[]int64{int64(len(b.time)), int64(b.tags), b.span(), int64(len(b.params)), int64(len(b.names))},
+		b.params, b.time, b.index, b.value, b.quality, b.nameAt, b.names} {
+		if err := binary.Write(&buf, binary.LittleEndian, part); err != nil {
+			return nil, err
+		}
+	}
+	if err := os.WriteFile(file, buf.Bytes(), 0o600); err != nil {
+		return nil, err
+	}
+	n := &native{cmd: exec.Command(exe, file)}
+	n.cmd.Stderr = os.Stderr
+	var err error
+	if n.in, err = n.cmd.StdinPipe(); err != nil {
+		return nil, err
+	}
+	out, err := n.cmd.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	n.out = bufio.NewReader(out)
+	return n, n.cmd.Start()
+}
+
+// run makes calls and returns the time spent in them and a hash of the last output.
+func (n *native) run(calls int) (d time.Duration, hash uint64, err error) {
+	if _, err := fmt.Fprintln(n.in, calls); err != nil {
+		return 0, 0, err
+	}
+	_, err = fmt.Fscanf(n.out, "%d %d\n", &d, &hash)
+	return d, hash, err
+}
+
+func (n *native) close() error { return errors.Join(n.in.Close(), n.cmd.Wait()) }

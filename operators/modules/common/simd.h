@@ -1,0 +1,50 @@
+/* simd.h: 128-bit vectors, the same source for wasm32 SIMD and for SSE.
+ *
+ * Only operations that Cranelift 0.74 compiles rightly are here: no v128
+ * select (a scalar condition that picks a vector), no i8x16.swizzle and no
+ * v128.not. Lane masks are integers; pick a lane by min, max or bit logic. */
+#ifndef PENSTOCK_SIMD_H
+#define PENSTOCK_SIMD_H
+#include <stdint.h>
+#ifdef __wasm__
+#include <wasm_simd128.h>
+#else
+#include <smmintrin.h>
+#endif
+
+typedef double v2d __attribute__((vector_size(16)));
+typedef int64_t v2l __attribute__((vector_size(16)));
+typedef int32_t v4i __attribute__((vector_size(16)));
+typedef double v2d_at __attribute__((vector_size(16), aligned(8), may_alias));
+typedef int32_t v4i_at __attribute__((vector_size(16), aligned(4), may_alias));
+
+#define LIKELY(x) __builtin_expect(!!(x), 1)
+#define UNLIKELY(x) __builtin_expect(!!(x), 0)
+
+static inline v2d load2(const double *p) { return *(const v2d_at *)p; }
+static inline void store2(double *p, v2d v) { *(v2d_at *)p = v; }
+static inline v4i load4(const void *p) { return *(const v4i_at *)p; }
+static inline v2d both(double x) { return (v2d){x, x}; }
+
+/* bits2 and bits4: the sign bit of each lane, lane 0 lowest. */
+/* min2(a, b) is b < a ? b : a in each lane, max2(a, b) is a < b ? b : a. */
+#ifdef __wasm__
+static inline unsigned bits2(v2l m) { return wasm_i64x2_bitmask((v128_t)m); }
+static inline unsigned bits4(v4i m) { return wasm_i32x4_bitmask((v128_t)m); }
+static inline v2d min2(v2d a, v2d b) { return (v2d)wasm_f64x2_pmin((v128_t)a, (v128_t)b); }
+static inline v2d max2(v2d a, v2d b) { return (v2d)wasm_f64x2_pmax((v128_t)a, (v128_t)b); }
+static inline v2d sqrt2(v2d a) { return (v2d)wasm_f64x2_sqrt((v128_t)a); }
+#else
+static inline unsigned bits2(v2l m) { return _mm_movemask_pd((__m128d)m); }
+static inline unsigned bits4(v4i m) { return _mm_movemask_ps((__m128)m); }
+static inline v2d min2(v2d a, v2d b) { return (v2d)_mm_min_pd((__m128d)b, (__m128d)a); }
+static inline v2d max2(v2d a, v2d b) { return (v2d)_mm_max_pd((__m128d)b, (__m128d)a); }
+static inline v2d sqrt2(v2d a) { return (v2d)_mm_sqrt_pd((__m128d)a); }
+#endif
+
+static inline v2d abs2(v2d a) { return (v2d)((v2l)a & INT64_MAX); }
+
+/* where2 is a where the mask m is set and b elsewhere. */
+static inline v2d where2(v2l m, v2d a, v2d b) { return (v2d)(((v2l)a & m) | ((v2l)b & ~m)); }
+
+#endif
