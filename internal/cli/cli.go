@@ -34,7 +34,7 @@ sinks. One YAML file describes it all.`,
 	root.PersistentFlags().StringVar(&format, "log-format", "text", "text or json; logs go to standard error")
 	logger := func() (*slog.Logger, error) { return newLogger(level, format) }
 	root.AddCommand(demoCommand(logger), runCommand(logger), validateCommand(), graphCommand(), schemaCommand(), versionCommand(), benchCommand(logger))
-	root.AddCommand(operatorCommand())
+	root.AddCommand(operatorCommand(), benchChildCommand())
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
 	if err == nil {

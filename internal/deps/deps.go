@@ -11,6 +11,7 @@ import (
 	_ "github.com/apache/arrow/go/v17/parquet/pqarrow"
 	_ "github.com/cenkalti/backoff/v5"
 	_ "github.com/cespare/xxhash/v2"
+	_ "github.com/charmbracelet/lipgloss"
 	_ "github.com/eclipse/paho.mqtt.golang"
 	_ "github.com/expr-lang/expr"
 	_ "github.com/goccy/go-yaml"
@@ -30,5 +31,4 @@ import (
 	_ "go.uber.org/goleak"
 	_ "golang.org/x/sync/errgroup"
 	_ "golang.org/x/term"
-	_ "github.com/charmbracelet/lipgloss"
 )
