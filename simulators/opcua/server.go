@@ -4,11 +4,13 @@
 // newest value of a monitored item between two publishes, does not split
 // answers larger than 64 KiB and holds the whole standard node set in memory.
 // Here every value that is set reaches every subscriber.
+//
+// It offers security policy None only and lets anybody in: gopcua cannot tell,
+// on the server's side, plain from encrypted connections to the same port.
 package opcua
 
 import (
 	"context"
-	"crypto/rsa"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -31,10 +33,6 @@ type Config struct {
 	// Tags become variables of type Double with the node id ns=1;s=TAG, in a
 	// tree of folders made of the parts of their names between slashes.
 	Tags []string
-	// Secure offers, beside policy None, the policies Basic256Sha256,
-	// Aes128_Sha256_RsaOaep and Aes256_Sha256_RsaPss with a certificate made at
-	// the start. Any client certificate is taken: this is a simulator.
-	Secure bool
 	// Buffer is how many notifications a subscription holds for a client that
 	// does not fetch them; the oldest beyond it are lost. 1 000 000 where 0.
 	Buffer int
@@ -46,8 +44,6 @@ type Config struct {
 type Server struct {
 	cfg   Config
 	log   *slog.Logger
-	cert  []byte
-	key   *rsa.PrivateKey
 	start time.Time
 
 	space *space
@@ -87,11 +83,6 @@ func New(cfg Config) (*Server, error) {
 	}
 	s := &Server{cfg: cfg, log: cfg.Log, space: sp, start: time.Now(),
 		conns: map[*conn]struct{}{}, sessions: map[string]*session{}, subs: map[uint32]*subscription{}, changed: make(chan struct{})}
-	if cfg.Secure {
-		if s.cert, s.key, err = newCertificate(); err != nil {
-			return nil, err
-		}
-	}
 	return s, nil
 }
 
@@ -119,9 +110,6 @@ func (s *Server) Start(ctx context.Context) error {
 
 // Endpoint is the URL of the server, known after Start.
 func (s *Server) Endpoint() string { return s.endpoint }
-
-// Certificate is the server's certificate in DER, nil unless Secure.
-func (s *Server) Certificate() []byte { return s.cert }
 
 // Close ends all connections and waits until everything has stopped.
 func (s *Server) Close() error {
@@ -262,7 +250,7 @@ func (c *conn) serve(ctx context.Context) error {
 		return err
 	}
 	cfg := &uasc.Config{SecurityPolicyURI: ua.SecurityPolicyURINone, SecurityMode: ua.MessageSecurityModeNone,
-		Lifetime: uint32(time.Hour / time.Millisecond), Certificate: c.srv.cert, LocalKey: c.srv.key}
+		Lifetime: uint32(time.Hour / time.Millisecond)}
 	id := c.srv.channels.Add(1)
 	sc, err := uasc.NewServerSecureChannel(c.srv.endpoint, uc, cfg, make(chan error, 1), id, 1, id)
 	if err != nil {

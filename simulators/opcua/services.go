@@ -2,17 +2,9 @@ package opcua
 
 import (
 	"crypto/rand"
-	"crypto/rsa"
-	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/binary"
-	"math/big"
-	"net"
-	"net/url"
-	"time"
 
 	"github.com/gopcua/opcua/ua"
-	"github.com/gopcua/opcua/uapolicy"
 )
 
 const (
@@ -32,31 +24,10 @@ type session struct {
 	conn      *conn
 	token     *ua.NodeID
 	nonce     []byte
-	cert      []byte // of the client
 	active    bool
 	requests  []publishRequest // waiting, oldest first
 	leftovers map[uint32][]*ua.ReferenceDescription
 	nextPoint uint32
-}
-
-func newCertificate() ([]byte, *rsa.PrivateKey, error) {
-	key, err := rsa.GenerateKey(rand.Reader, 2048)
-	if err != nil {
-		return nil, nil, err
-	}
-	uri, err := url.Parse(applicationURI)
-	if err != nil {
-		return nil, nil, err
-	}
-	t := &x509.Certificate{
-		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: "Penstock simulator", Organization: []string{"Penstock"}},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().AddDate(1, 0, 0), URIs: []*url.URL{uri},
-		DNSNames: []string{"localhost"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback},
-		KeyUsage:    x509.KeyUsageDigitalSignature | x509.KeyUsageContentCommitment | x509.KeyUsageKeyEncipherment | x509.KeyUsageDataEncipherment | x509.KeyUsageCertSign,
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}, BasicConstraintsValid: true,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, t, t, &key.PublicKey, key)
-	return der, key, err
 }
 
 // handle answers one request; nil, nil means that the answer comes later.
@@ -114,18 +85,9 @@ func (s *Server) application() *ua.ApplicationDescription {
 }
 
 func (s *Server) endpoints() []*ua.EndpointDescription {
-	one := func(policy string, mode ua.MessageSecurityMode) *ua.EndpointDescription {
-		return &ua.EndpointDescription{EndpointURL: s.endpoint, Server: s.application(), ServerCertificate: s.cert,
-			SecurityMode: mode, SecurityPolicyURI: policy, SecurityLevel: uapolicy.SecurityLevel(policy, mode), TransportProfileURI: transportURI,
-			UserIdentityTokens: []*ua.UserTokenPolicy{{PolicyID: "anonymous", TokenType: ua.UserTokenTypeAnonymous}}}
-	}
-	all := []*ua.EndpointDescription{one(ua.SecurityPolicyURINone, ua.MessageSecurityModeNone)}
-	if s.cfg.Secure {
-		for _, p := range []string{ua.SecurityPolicyURIBasic256Sha256, ua.SecurityPolicyURIAes128Sha256RsaOaep, ua.SecurityPolicyURIAes256Sha256RsaPss} {
-			all = append(all, one(p, ua.MessageSecurityModeSign), one(p, ua.MessageSecurityModeSignAndEncrypt))
-		}
-	}
-	return all
+	return []*ua.EndpointDescription{{EndpointURL: s.endpoint, Server: s.application(), TransportProfileURI: transportURI,
+		SecurityMode: ua.MessageSecurityModeNone, SecurityPolicyURI: ua.SecurityPolicyURINone,
+		UserIdentityTokens: []*ua.UserTokenPolicy{{PolicyID: "anonymous", TokenType: ua.UserTokenTypeAnonymous}}}}
 }
 
 func (c *conn) createSession(r *ua.CreateSessionRequest) (ua.Response, error) {
@@ -133,26 +95,19 @@ func (c *conn) createSession(r *ua.CreateSessionRequest) (ua.Response, error) {
 	if _, err := rand.Read(random); err != nil {
 		return nil, err
 	}
-	sig, alg, err := c.sc.NewSessionSignature(r.ClientCertificate, r.ClientNonce)
-	if err != nil {
-		return nil, ua.StatusBadSecurityChecksFailed
-	}
 	number := binary.LittleEndian.Uint32(random[32:])
-	sess := &session{conn: c, token: ua.NewNumericNodeID(0, number), nonce: random[:32], cert: r.ClientCertificate,
+	sess := &session{conn: c, token: ua.NewNumericNodeID(0, number), nonce: random[:32],
 		leftovers: map[uint32][]*ua.ReferenceDescription{}}
 	s := c.srv
 	s.mu.Lock()
 	s.sessions[sess.token.String()] = sess
 	s.mu.Unlock()
 	return &ua.CreateSessionResponse{ResponseHeader: header(r, ua.StatusOK), SessionID: ua.NewNumericNodeID(1, number), AuthenticationToken: sess.token,
-		RevisedSessionTimeout: r.RequestedSessionTimeout, ServerNonce: sess.nonce, ServerCertificate: s.cert, ServerEndpoints: s.endpoints(),
-		ServerSignature: &ua.SignatureData{Algorithm: alg, Signature: sig}}, nil
+		RevisedSessionTimeout: r.RequestedSessionTimeout, ServerNonce: sess.nonce, ServerEndpoints: s.endpoints(),
+		ServerSignature: &ua.SignatureData{}}, nil
 }
 
 func (c *conn) activateSession(sess *session, r *ua.ActivateSessionRequest) (ua.Response, error) {
-	if err := c.sc.VerifySessionSignature(sess.cert, sess.nonce, r.ClientSignature.Signature); err != nil {
-		return nil, ua.StatusBadApplicationSignatureInvalid
-	}
 	if r.UserIdentityToken != nil && r.UserIdentityToken.Value != nil {
 		if _, ok := r.UserIdentityToken.Value.(*ua.AnonymousIdentityToken); !ok {
 			return nil, ua.StatusBadIdentityTokenRejected
