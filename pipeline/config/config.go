@@ -7,7 +7,9 @@ package config
 
 import (
 	"fmt"
+	"net"
 	"os"
+	"strconv"
 	"time"
 
 	"github.com/penstock/penstock/pipeline"
@@ -154,6 +156,20 @@ type HTTP struct {
 
 // DefaultHTTP is used where the YAML is silent: this machine only.
 func DefaultHTTP() HTTP { return HTTP{Listen: "127.0.0.1:8080"} }
+
+// Validate checks the address.
+func (h *HTTP) Validate(p *pipeline.Problems) {
+	if h.Listen == "" {
+		return
+	}
+	_, port, err := net.SplitHostPort(h.Listen)
+	if err == nil {
+		_, err = strconv.ParseUint(port, 10, 16)
+	}
+	if err != nil {
+		p.Add("listen", fmt.Sprintf("%q is not host:port", h.Listen), `write 127.0.0.1:8080, :8080 for every network, or "" for no server`)
+	}
+}
 
 // Load reads the pipeline in the file at path. See [Parse].
 func Load(path string, reg Registry) (*Config, error) {

@@ -157,6 +157,7 @@ func TestParse(t *testing.T) {
 // a source called s; want are the errors without the file name.
 func TestErrors(t *testing.T) {
 	t.Setenv("PENSTOCK_TEST_SECRET", "tops3cret")
+	t.Setenv("PENSTOCK_TEST_WORD", "numbe")
 	const head = "version: 1\nname: n\nsources:\n  - name: s\n    type: mqtt\n"
 	dir := t.TempDir()
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "big"), make([]byte, maxSecretFile+1), 0o600))
@@ -233,6 +234,11 @@ sinks:
 		"env is secret": {"    retry: ${env:PENSTOCK_TEST_SECRET}\n    port: ${env:PENSTOCK_TEST_SECRET}\n    password: 12345\n", `6:12: sources[0].retry: "***" is not a duration; write a number with a unit, such as 500ms, 10s or 1h30m
 7:11: sources[0].port: does not hold what belongs here, want a whole number; write a whole number
 8:15: sources[0].password: is a whole number, want text; put it in quotes`},
+		"env is maybe secret": {"    broker: bad\n    password: x${env:PENSTOCK_TEST_SECRET}y\n    when: tcp://${env:PENSTOCK_TEST_SECRET}x\n    retry: ${env:PENSTOCK_TEST_WORD}\n    port: plant\n", `6:13: sources[0].broker: "bad" with password "***" is no address; use ***
+8:11: sources[0].when: parsing time "***" as "2006-01-02T15:04:05Z07:00": cannot parse "***" as "2006"
+9:12: sources[0].retry: "***" is not a duration; write a number with a unit, such as 500ms, 10s or 1h30m
+10:11: sources[0].port: is text, want a whole number; write a whole number`},
+		"listen":        {"http: {listen: here}\nversion: 1\nname: n\nsources: [{name: s, type: mqtt}]\n", `1:16: http.listen: "here" is not host:port; write 127.0.0.1:8080, :8080 for every network, or "" for no server`},
 		"syntax":        {"    broker: [a\n    password: hunter2\n", "SYNTAX"},
 		"flow ref":      {"    tls: {ca: ${env:X}}\n", `6:16: YAML syntax: ',' or '}' must be specified; put "${...}" in quotes`},
 		"tab":           {"\tbroker: a\n", "SYNTAX"},

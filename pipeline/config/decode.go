@@ -303,7 +303,7 @@ func (d *decoder) str(n *node, v reflect.Value, path string) {
 		return
 	}
 	if t == secretType {
-		d.secrets.add(s)
+		d.secrets.add(s, true)
 	}
 	if values := enumOf(t); values != nil && !slices.Contains(values, s) {
 		d.report(n.pos, path, fmt.Sprintf("%q is not a value of this key", clip(s)), meant(s, values, "the values"))

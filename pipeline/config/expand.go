@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -36,6 +37,7 @@ func expand(s, dir string, sec *secrets, bad func(message, hint string)) (out st
 		bad(ref+" is not replaced by anything", fmt.Sprintf("write ${env:%s} for the environment variable, $%s for the text itself", name, ref))
 		return ref
 	})
+	var values []string
 	out = reference.ReplaceAllStringFunc(s, func(ref string) string {
 		if strings.HasPrefix(ref, "$$") {
 			return ref[1:]
@@ -61,59 +63,70 @@ func expand(s, dir string, sec *secrets, bad func(message, hint string)) (out st
 			}
 			v = strings.TrimRight(string(data), "\r\n")
 		}
-		expanded = true
-		sec.add(v)
+		values = append(values, v)
+		sec.add(v, false)
 		return v
 	})
-	return out, expanded
+	for _, v := range values {
+		// Glued to other text it is no word of its own; then all of it counts.
+		if v != "" && strings.Contains(replaceWord(out, v), v) {
+			sec.add(out, false)
+		}
+	}
+	return out, len(values) > 0
 }
 
-// secrets are the values that no error may show.
+// secrets are the values that no error may show: true for those that are
+// passwords by their type, false for what came from the environment or a file
+// into other settings, which may be one.
 type secrets struct{ values map[string]bool }
 
-func (s *secrets) add(v string) {
+func (s *secrets) add(v string, password bool) {
 	if strings.TrimSpace(v) == "" {
 		return
 	}
 	if s.values == nil {
 		s.values = map[string]bool{}
 	}
-	s.values[v] = true
+	s.values[v] = s.values[v] || password
 }
 
-// redact replaces every secret in text by ***. Short ones count only as whole
-// words: else a password "1" would blot out every 1.
+// redact replaces every secret in text by ***. Those that are short, or may
+// not be secrets at all, count only as whole words: else a host called "plant"
+// would blot out part of every "plant1".
 func (s *secrets) redact(text string) string {
 	longestFirst := slices.SortedFunc(maps.Keys(s.values), func(a, b string) int {
 		return cmp.Or(cmp.Compare(len(b), len(a)), cmp.Compare(a, b))
 	})
 	for _, v := range longestFirst {
-		if len(v) >= 4 {
-			text = strings.ReplaceAll(text, v, "***")
-			// As %q shows it.
-			if q := fmt.Sprintf("%q", v); q[1:len(q)-1] != v {
-				text = strings.ReplaceAll(text, q[1:len(q)-1], "***")
-			}
-			continue
+		shown := []string{v}
+		if q := strconv.Quote(v); q[1:len(q)-1] != v {
+			shown = append(shown, q[1:len(q)-1]) // as %q shows it
 		}
-		text = replaceWord(text, v)
+		for _, w := range shown {
+			if s.values[v] && len(v) >= 4 {
+				text = strings.ReplaceAll(text, w, "***")
+			} else {
+				text = replaceWord(text, w)
+			}
+		}
 	}
 	return text
 }
 
+// replaceWord replaces word in text by *** where it is not part of a longer
+// word.
 func replaceWord(text, word string) string {
-	isWord := func(i int) bool {
-		if i < 0 || i >= len(text) {
-			return false
-		}
-		c := text[i]
+	isWord := func(c byte) bool {
 		return c == '_' || c >= 0x80 || c >= '0' && c <= '9' || c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z'
 	}
+	first, last := isWord(word[0]), isWord(word[len(word)-1])
 	var b strings.Builder
 	for i := 0; i < len(text); {
-		if strings.HasPrefix(text[i:], word) && !isWord(i-1) && !isWord(i+len(word)) {
+		end := i + len(word)
+		if strings.HasPrefix(text[i:], word) && !(first && i > 0 && isWord(text[i-1])) && !(last && end < len(text) && isWord(text[end])) {
 			b.WriteString("***")
-			i += len(word)
+			i = end
 			continue
 		}
 		b.WriteByte(text[i])

@@ -137,6 +137,7 @@ func (p *fileParser) document(root *node) {
 		}
 	}
 	p.validate("", place{node: root}, "journal", &c.Journal)
+	p.validate("", place{node: root}, "http", &c.HTTP)
 	for i := range c.Tags {
 		p.validate("", place{node: root}, fmt.Sprintf("tags[%d]", i), &c.Tags[i])
 	}

@@ -40,6 +40,9 @@ func (r Ref) String() string {
 // ParseRef reads "node" or "node.port".
 func ParseRef(s string) Ref {
 	node, port, _ := strings.Cut(s, ".")
+	if port == "" {
+		return Ref{Node: s} // "node." is no name: nothing will be called so
+	}
 	return Ref{node, port}
 }
 
