@@ -27,11 +27,11 @@ const maxPendingBytes = 4 << 20
 // rows come at least once. A message that cannot be decoded is counted,
 // logged and acknowledged.
 type Source struct {
-	cfg   Config
-	env   pipeline.Env
-	log   *slog.Logger
-	rules []rule
-	idle  time.Duration // how long Read waits when nothing comes
+	cfg     Config
+	env     pipeline.Env
+	log     *slog.Logger
+	rules   []rule
+	idle    time.Duration // how long Read waits when nothing comes
 	session session
 
 	wake chan struct{} // to Read: there is something to look at
