@@ -59,6 +59,9 @@ func (m *module) Instantiate(imports []engine.HostFunc) (engine.Instance, error)
 			hosts[h.Module] = b
 		}
 		b.NewFunctionBuilder().WithGoFunction(api.GoFunc(func(_ context.Context, stack []uint64) {
+			for i := range len(h.Params) {
+				stack[i] = clean(stack[i], h.Params[i])
+			}
 			res := h.Call(stack[:len(h.Params)])
 			if h.Results != "" {
 				stack[0] = res
@@ -100,19 +103,34 @@ func (i *instance) Function(name string) engine.Function {
 		return nil
 	}
 	d := f.Definition()
-	return &function{f: f, stack: make([]uint64, max(len(d.ParamTypes()), len(d.ResultTypes()), 1))}
+	fn := &function{f: f, stack: make([]uint64, max(len(d.ParamTypes()), len(d.ResultTypes()), 1))}
+	if r := d.ResultTypes(); len(r) > 0 {
+		fn.result = r[0]
+	}
+	return fn
+}
+
+// clean drops what wazero leaves in the upper half of a slot that holds an i32.
+func clean(v uint64, t byte) uint64 {
+	if t == engine.I32 {
+		return uint64(uint32(v))
+	}
+	return v
 }
 
 type function struct {
-	f     api.Function
-	stack []uint64
+	f      api.Function
+	stack  []uint64
+	result byte // its type; 0 for none
 }
 
 func (f *function) Call(args ...uint64) (uint64, error) {
-	f.stack[0] = 0
 	copy(f.stack, args)
 	if err := f.f.CallWithStack(ctx, f.stack); err != nil {
 		return 0, err
 	}
-	return f.stack[0], nil
+	if f.result == 0 {
+		return 0, nil
+	}
+	return clean(f.stack[0], f.result), nil
 }
