@@ -10,9 +10,9 @@ import (
 	"path"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"unicode"
-	"unicode/utf8"
 )
 
 // Docs are the doc comments of settings structs and their fields, by
@@ -43,7 +43,8 @@ func ReadDocs(root string) (Docs, error) {
 		if !strings.HasSuffix(name, ".go") || strings.HasSuffix(name, "_test.go") {
 			return nil
 		}
-		f, err := parser.ParseFile(token.NewFileSet(), p, nil, parser.ParseComments|parser.SkipObjectResolution)
+		set := token.NewFileSet()
+		f, err := parser.ParseFile(set, p, nil, parser.ParseComments|parser.SkipObjectResolution)
 		if err != nil {
 			return err
 		}
@@ -51,7 +52,7 @@ func ReadDocs(root string) (Docs, error) {
 		if err != nil {
 			return err
 		}
-		docs.add(path.Join(module, filepath.ToSlash(dir)), f)
+		docs.add(path.Join(module, filepath.ToSlash(dir)), set, f)
 		return nil
 	})
 	if err != nil {
@@ -60,7 +61,7 @@ func ReadDocs(root string) (Docs, error) {
 	return docs, nil
 }
 
-func (d Docs) add(pkg string, f *ast.File) {
+func (d Docs) add(pkg string, set *token.FileSet, f *ast.File) {
 	for _, decl := range f.Decls {
 		gen, ok := decl.(*ast.GenDecl)
 		if !ok {
@@ -81,33 +82,49 @@ func (d Docs) add(pkg string, f *ast.File) {
 			} else if gen.Doc != nil && len(gen.Specs) == 1 {
 				d[name] = prose(gen.Doc.Text())
 			}
+			text, line := "", 0
 			for _, field := range st.Fields.List {
-				text := field.Doc.Text()
-				if text == "" {
-					text = field.Comment.Text()
+				// A field without a comment right below another shares its, if
+				// it speaks of both: "Cert and Key are ...".
+				below := set.Position(field.Pos()).Line == line+1
+				line = set.Position(field.End()).Line
+				if field.Doc != nil || !below {
+					text = prose(field.Doc.Text())
 				}
 				for _, n := range field.Names {
-					d[name+"."+n.Name] = prose(text)
+					if field.Doc != nil || slices.Contains(strings.FieldsFunc(text, notLetter), n.Name) {
+						d[name+"."+n.Name] = text
+					}
 				}
 			}
 		}
 	}
 }
 
+func notLetter(r rune) bool { return !unicode.IsLetter(r) && !unicode.IsDigit(r) }
+
 // prose joins the lines of a comment.
 func prose(s string) string { return strings.Join(strings.Fields(s), " ") }
 
-// field returns the description of f, without the Go name that a comment
-// begins with: the YAML's reader does not know it.
+// field returns the description of f. The Go names that a comment begins with
+// ("Cert and Key are ...") become YAML keys.
 func (d Docs) field(f field) string {
-	text := d[typeName(f.owner)+"."+f.goName]
-	rest, ok := strings.CutPrefix(text, f.goName+" ")
-	if !ok {
-		return text
+	keys := map[string]string{}
+	for _, other := range fieldsOf(f.owner) {
+		keys[other.goName] = other.key
 	}
-	rest, _ = strings.CutPrefix(rest, "is ")
-	first, n := utf8.DecodeRuneInString(rest)
-	return string(unicode.ToUpper(first)) + rest[n:]
+	words := strings.Fields(d[typeName(f.owner)+"."+f.goName])
+	for i, w := range words {
+		name := strings.TrimSuffix(w, ",")
+		key, ok := keys[name]
+		if !ok && w != "and" {
+			break
+		}
+		if ok {
+			words[i] = key + w[len(name):]
+		}
+	}
+	return strings.Join(words, " ")
 }
 
 func typeName(t reflect.Type) string { return t.PkgPath() + "." + t.Name() }

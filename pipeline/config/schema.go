@@ -31,8 +31,8 @@ func JSONSchema(reg Registry) ([]byte, error) {
 		"properties": object{
 			"version": object{"const": Version, "description": "Version of this format."},
 			"name":    with(name, "description", "Name of the pipeline."),
-			"journal": s.structure(reflect.ValueOf(DefaultJournal())),
-			"http":    s.structure(reflect.ValueOf(DefaultHTTP())),
+			"journal": with(s.structure(reflect.ValueOf(DefaultJournal())), "description", "How readings are kept between ingest and flow."),
+			"http":    with(s.structure(reflect.ValueOf(DefaultHTTP())), "description", "The operator page, /metrics, /healthz and /readyz."),
 			"tags": with(s.of(reflect.TypeFor[[]pipeline.TagRule](), reflect.Value{}), "description",
 				"What is known of tags: the first rule that matches a tag counts."),
 		},
@@ -43,19 +43,20 @@ func JSONSchema(reg Registry) ([]byte, error) {
 	props := root["properties"].(object)
 	for _, sec := range []struct {
 		key, def string
+		doc      string
 		types    map[string]func() any
 		common   object
 		required []string
 	}{
-		{"sources", "source", reg.Sources, object{}, nil},
-		{"operators", "operator", reg.Operators, object{"inputs": inputs("Sources, operators or operator.port that it reads.")}, []string{"inputs"}},
-		{"sinks", "sink", reg.Sinks, object{"inputs": inputs(`Sources, operators, operator.port, alert rules, or "alerts" for all rules.`)}, []string{"inputs"}},
+		{"sources", "source", "Where readings come from.", reg.Sources, object{}, nil},
+		{"operators", "operator", "What is made of them.", reg.Operators, object{"inputs": inputs("Sources, operators or operator.port that it reads.")}, []string{"inputs"}},
+		{"sinks", "sink", "Where results go.", reg.Sinks, object{"inputs": inputs(`Sources, operators, operator.port, alert rules, or "alerts" for all rules.`)}, []string{"inputs"}},
 	} {
 		items, err := s.section(sec.def, sec.types, sec.common, sec.required)
 		if err != nil {
 			return nil, err
 		}
-		props[sec.key] = object{"type": []string{"array", "null"}, "items": items}
+		props[sec.key] = object{"type": []string{"array", "null"}, "items": items, "description": sec.doc}
 	}
 	if reg.Alert != nil {
 		def, err := s.component(reg.Alert(), object{"input": object{"type": "string", "description": "The source, operator or operator.port that the rule watches."}}, []string{"input"})
@@ -63,7 +64,7 @@ func JSONSchema(reg Registry) ([]byte, error) {
 			return nil, fmt.Errorf("alert: %w", err)
 		}
 		s.defs["alert"] = def
-		props["alerts"] = object{"type": []string{"array", "null"}, "items": object{"$ref": "#/$defs/alert"}}
+		props["alerts"] = object{"type": []string{"array", "null"}, "items": object{"$ref": "#/$defs/alert"}, "description": "Rules that raise and clear alerts."}
 	}
 	out, err := json.MarshalIndent(root, "", "  ")
 	if err != nil {
@@ -94,7 +95,7 @@ func (s *schema) section(def string, types map[string]func() any, common object,
 	names := slices.Sorted(maps.Keys(types))
 	picks := []any{}
 	for _, t := range names {
-		o, err := s.component(types[t](), with(common, "type", object{"const": t}), append([]string{"type"}, required...))
+		o, err := s.component(types[t](), with(common, "type", object{"const": t, "description": "What kind of " + def + " it is."}), append([]string{"type"}, required...))
 		if err != nil {
 			return nil, fmt.Errorf("%s %s: %w", def, t, err)
 		}

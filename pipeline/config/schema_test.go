@@ -203,9 +203,13 @@ func TestJSONSchema(t *testing.T) {
 	journal := root["properties"].(map[string]any)["journal"].(map[string]any)["properties"].(map[string]any)
 	age := journal["max_age"].(map[string]any)
 	require.Equal(t, "72h", age["default"])
-	require.Equal(t, "How long readings stay for replay.", age["description"])
+	require.Equal(t, "max_age is how long readings stay for replay.", age["description"])
 	require.Equal(t, "1GiB", journal["max_bytes"].(map[string]any)["default"])
 	require.NotContains(t, string(data), `"description": ""`)
+	rule := func(field string) string { return docs["github.com/penstock/penstock/pipeline.TagRule."+field] }
+	require.Contains(t, rule("Asset"), "Asset and Measurement")
+	require.Equal(t, rule("Asset"), rule("Measurement"), "one comment for two fields")
+	require.Empty(t, rule("Unit"), "not that of its neighbour")
 	for _, f := range fieldsOf(reflectJournal) {
 		require.Contains(t, journal[f.key], "description", f.key)
 	}

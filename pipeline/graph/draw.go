@@ -29,7 +29,8 @@ type drawing struct {
 	drawn map[*Node]bool
 }
 
-// below draws what reads from n, each line after indent.
+// below draws what reads from n, each line after indent: first what is not
+// drawn yet, then, on one line for each port, the names of what is.
 func (d *drawing) below(n *Node, indent string) {
 	d.drawn[n] = true
 	type edge struct {
@@ -44,26 +45,41 @@ func (d *drawing) below(n *Node, indent string) {
 			}
 		}
 	}
-	for i, e := range edges {
+	line := func(port, text string, last bool) string {
 		branch, next := "├─", "│  "
-		if i == len(edges)-1 {
+		if last {
 			branch, next = "└─", "   "
 		}
-		arrow := "▶ "
-		if e.port != "" {
-			arrow = e.port + " ─▶ "
+		if port != "" {
+			port += " ─"
 		}
-		d.b.WriteString(indent + branch + arrow)
-		if d.drawn[e.to] {
-			d.b.WriteString(e.to.Name)
-			if e.to.Kind != Sink {
-				d.b.WriteString(" ^")
+		d.b.WriteString(indent + branch + port + "▶ " + text + "\n")
+		return indent + next
+	}
+	for {
+		i := slices.IndexFunc(edges, func(e edge) bool { return !d.drawn[e.to] })
+		if i < 0 {
+			break
+		}
+		e := edges[i]
+		edges = slices.Delete(edges, i, i+1)
+		d.below(e.to, line(e.port, label(e.to), len(edges) == 0))
+	}
+	for len(edges) > 0 {
+		port := edges[0].port
+		var names []string
+		edges = slices.DeleteFunc(edges, func(e edge) bool {
+			if e.port != port {
+				return false
 			}
-			d.b.WriteByte('\n')
-			continue
-		}
-		d.b.WriteString(label(e.to) + "\n")
-		d.below(e.to, indent+next)
+			name := e.to.Name
+			if e.to.Kind != Sink {
+				name += " ^"
+			}
+			names = append(names, name)
+			return true
+		})
+		line(port, strings.Join(names, ", "), len(edges) == 0)
 	}
 }
 
