@@ -33,6 +33,9 @@ func (s *spool) writeParquet(path string, cfg *Config, mem memory.Allocator) (ro
 	props := []parquet.WriterProperty{
 		parquet.WithAllocator(mem), parquet.WithVersion(parquet.V2_LATEST), parquet.WithCompression(codecs[cfg.Compression]),
 		parquet.WithMaxRowGroupLength(rowGroup), parquet.WithCreatedBy("penstock"),
+		// The library's default, Repeated, makes readers that count the root's
+		// level, such as hyparquet, look for levels that are not there.
+		parquet.WithRootRepetition(parquet.Repetitions.Required),
 	}
 	for _, field := range schema.Fields() {
 		if field.Type.ID() == arrow.TIMESTAMP { // nearly all different, a small step apart

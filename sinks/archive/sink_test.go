@@ -15,6 +15,7 @@ import (
 	"github.com/apache/arrow/go/v17/arrow"
 	"github.com/apache/arrow/go/v17/arrow/array"
 	"github.com/apache/arrow/go/v17/arrow/memory"
+	"github.com/apache/arrow/go/v17/parquet"
 	"github.com/apache/arrow/go/v17/parquet/file"
 	"github.com/apache/arrow/go/v17/parquet/pqarrow"
 	"github.com/stretchr/testify/require"
@@ -126,6 +127,7 @@ func read(t *testing.T, dir string) (rows []row) {
 	for _, p := range paths {
 		r, err := file.OpenParquetFile(filepath.Join(dir, p), false)
 		require.NoError(t, err)
+		require.Equal(t, parquet.Repetitions.Required, r.MetaData().Schema.Root().RepetitionType(), "hyparquet and others stumble over Repeated")
 		fr, err := pqarrow.NewFileReader(r, pqarrow.ArrowReadProperties{}, memory.DefaultAllocator)
 		require.NoError(t, err)
 		table, err := fr.ReadTable(context.Background())
