@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"math"
 	"os"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -567,6 +568,19 @@ func TestUngroupedInputIsAnError(t *testing.T) {
 func TestConcurrent(t *testing.T) {
 	forEngines(t, func(t *testing.T, engine string) {
 		var wg sync.WaitGroup
+		done := make(chan struct{})
+		collector := make(chan struct{})
+		go func() {
+			defer close(collector)
+			for {
+				select {
+				case <-done:
+					return
+				default:
+					runtime.GC()
+				}
+			}
+		}()
 		for w := range 4 {
 			mode := []string{"identity", "unreachable", "identity", "stack"}[w]
 			f := start(t, probeSchema, "probe", engine, params("mode", mode))
@@ -582,6 +596,8 @@ func TestConcurrent(t *testing.T) {
 			})
 		}
 		wg.Wait()
+		close(done)
+		<-collector
 	})
 }
 

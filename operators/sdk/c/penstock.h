@@ -11,6 +11,17 @@
  *
  * Status: 0 is success; any other value makes the host read
  * penstock_last_error and treat the call by the operator's on_error policy.
+ * A trap, or a result that makes no sense (a pointer out of bounds, a length or
+ * null_count that does not fit, text that is not UTF-8), costs the module its
+ * state: the host goes on with a fresh instance, opened and bound again.
+ *
+ * Every input buffer begins at a multiple of 64 bytes, and memory up to the
+ * next such multiple may be read. A null validity pointer means no nulls.
+ *
+ * On Wasmer 2.0 a v128.load that feeds v128.and/or/xor/andnot or an i8x16
+ * operation directly becomes one instruction that traps (as an access out of
+ * bounds) unless the address is a multiple of 16, whatever the load's
+ * alignment hint says. Loads that feed other lane types are not affected.
  */
 #ifndef PENSTOCK_H
 #define PENSTOCK_H
@@ -63,7 +74,9 @@ typedef struct { uint32_t ptr, len; } penstock_buf;
  *          Dictionary columns: int32 indices; the dictionary of one batch holds
  *          just its tags, so the index is the number of the run.
  *          A "map" operator returns exactly in->length rows; an "emit" operator
- *          any number, also 0.
+ *          any number, also 0: it may then leave out as it is, all zero. Its tag
+ *          column, if it has one, is a dictionary in the same form: grouped, the
+ *          index is the number of the run.
  * int32  penstock_advance(int64 watermark_ns, struct ArrowArray *out)
  *          "emit" operators only.
  * int32  penstock_snapshot(penstock_buf *out)
