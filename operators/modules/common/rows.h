@@ -61,7 +61,7 @@ static void read_uncertain(double p) { quality_bad = p != 0 ? 0xC0000000u : 0x80
 COLD static uint64_t usable_word(const double *x, const uint32_t *q, int32_t n) {
   uint64_t w = 0;
   for (int32_t i = 0; i < n; i++) {
-    w |= (uint64_t)((q[i] & quality_bad) == 0 & __builtin_fabs(x[i]) < VALUE_LIMIT) << i;
+    w |= (uint64_t)(!(q[i] & quality_bad) & (__builtin_fabs(x[i]) < VALUE_LIMIT)) << i;
   }
   return w;
 }
@@ -105,8 +105,7 @@ static int rows_read(struct rows *r, const struct ArrowArray *in) {
   const struct ArrowArray *time = in->children[0], *tag = in->children[1], *value = in->children[2], *quality = in->children[3];
   const struct ArrowArray *names = tag->dictionary;
   int32_t n = (int32_t)in->length;
-  r->count = n;
-  r->runs = 0;
+  *r = (struct rows){.count = n};
   r->time = (const int64_t *)time->buffers[1] + time->offset + in->offset;
   r->value = (const double *)value->buffers[1] + value->offset + in->offset;
   r->quality = (const uint32_t *)quality->buffers[1] + quality->offset + in->offset;

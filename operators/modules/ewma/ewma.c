@@ -64,6 +64,11 @@ static int state_restored(void *state) {
   return s->count >= 0 && s->var >= 0;
 }
 
+/* The two recurrences. The small terms keep a signal that stays 0 from ending
+ * in denormal numbers, which processors are slow with. */
+static inline double next_mean(double m, double x, double g, double k) { return k * m + (g * x + 1e-150); }
+static inline double next_var(double v, double d2, double g, double k) { return k * (v + (g * d2 + 1e-290)); }
+
 /* one does all that may happen with a row; steady does what mostly happens. */
 static void one(struct state *s, const struct rows *r, int32_t i, double *mean, double *var, uint64_t *flag) {
   int64_t t = r->time[i];
@@ -109,8 +114,8 @@ static void one(struct state *s, const struct rows *r, int32_t i, double *mean, 
     s->settled = s->count > warmup && g >= least;
     if (g < least) g = least, k = 1 - least;
   }
-  s->mean = k * s->mean + g * x;
-  s->var = k * (s->var + g * (d * d));
+  s->mean = next_mean(s->mean, x, g, k);
+  s->var = next_var(s->var, d * d, g, k);
 }
 
 /* steady takes rows from i on while they are usable, at the cached interval and
@@ -128,8 +133,8 @@ static int32_t steady(struct state *s, const struct rows *r, int32_t i, int32_t 
     mean[i] = m;
     var[i] = v;
     last = t;
-    m = k * m + g * x;
-    v = k * (v + g * d2);
+    m = next_mean(m, x, g, k);
+    v = next_var(v, d2, g, k);
   }
   s->last = last;
   s->mean = m;

@@ -63,7 +63,7 @@ int32_t penstock_open(const void *params, uint32_t len) {
   confidence_z = normal_quantile(0.5 + 0.5 * p[6]);
   horizon = p[7];
   read_uncertain(p[8]);
-  for (time_shift = 0; bin_ns >> time_shift > INT32_MAX;) time_shift++;
+  for (time_shift = 0; bin_ns >> time_shift >> 34;) time_shift++;
   state_form = (uint64_t)bin_ns * 256 + (uint64_t)bins;
   state_size = sizeof(struct state) + (uint32_t)bins * sizeof(struct bin);
   return 0;
