@@ -191,7 +191,9 @@ func TestFaultsShow(t *testing.T) {
 		asset, tag string
 		check      func(list []simulators.Sample) bool
 	}{
-		{BearingWear, motor, "vibration_x", func(l []simulators.Sample) bool { return sigmas(l, 32*time.Second) > 8 && sigmas(l, 38*time.Second) > 50 }},
+		{BearingWear, motor, "vibration_x", func(l []simulators.Sample) bool {
+			return sigmas(l, 32*time.Second) > 8 && sigmas(l, 38*time.Second) > 50
+		}},
 		{BearingWear, motor, "bearing_de_temperature", func(l []simulators.Sample) bool { return sigmas(l, 38*time.Second) > 10 }},
 		{BearingWear, compressor, "vibration_y", func(l []simulators.Sample) bool { return sigmas(l, 38*time.Second) > 40 }},
 		{Cavitation, pump, "discharge_pressure", func(l []simulators.Sample) bool {
@@ -358,4 +360,17 @@ func TestEvaluate(t *testing.T) {
 	if want := `{"id":"F3","kind":"spikes","asset":"p/d","start":"2026-03-01T06:00:16Z","detected":false}`; string(b) != want {
 		t.Errorf("%s, want %s", b, want)
 	}
+}
+
+func BenchmarkStep(b *testing.B) {
+	p, err := New(Config{Seed: 1})
+	if err != nil {
+		b.Fatal(err)
+	}
+	rows := 0
+	b.ReportAllocs()
+	for b.Loop() {
+		rows += len(p.Step())
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(rows), "ns/reading")
 }
