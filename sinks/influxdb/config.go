@@ -49,11 +49,12 @@ type Config struct {
 	// {measurement}, {unit}, {node}, and {1} to {9} for a segment of the tag's
 	// path. A tag whose value comes out empty is left out.
 	Tags map[string]string `yaml:"tags"`
-	// QualityTag adds the tag quality=good|uncertain|bad, beside the field
-	// `quality` with the whole StatusCode.
+	// QualityTag adds the tag quality_class=good|uncertain|bad, beside the
+	// field `quality` with the whole StatusCode.
 	QualityTag bool `yaml:"quality_tag"`
 	// Fields lists the columns to store. Empty stores every number, boolean,
-	// string and timestamp but `time`, `tag` and `received`.
+	// string and timestamp but `time`, `tag`, `received` and those that have
+	// the name of one of the point's tags.
 	Fields []string `yaml:"fields"`
 	// MaxLinesPerRequest splits what is written at once. A request that the
 	// server finds too large is halved in any case.
@@ -114,7 +115,7 @@ func (c *Config) Validate(p *pipeline.Problems) {
 		switch {
 		case k == "" || strings.HasPrefix(k, "_") || k == "time" || k == "field" || k == "measurement" || sanitize(k) != k:
 			p.Add(path, fmt.Sprintf("%q cannot be the key of a tag", k), "write a plain name that does not start with _ and is not time, field or measurement")
-		case k == "quality" && c.QualityTag:
+		case k == qualityTag && c.QualityTag:
 			p.Add(path, "quality_tag already makes this tag", "take one of the two out")
 		}
 	}

@@ -225,8 +225,8 @@ func (e *encoder) bind(node string, s *arrow.Schema) (*binding, error) {
 		b.quality = i
 	}
 	for i, f := range s.Fields() {
-		if i == b.time || i == b.key {
-			continue
+		if i == b.time || i == b.key || slices.Contains(e.series.keys, f.Name) {
+			continue // a tag and a field of one name make queries ambiguous
 		}
 		if len(e.fields) > 0 && !slices.Contains(e.fields, f.Name) || len(e.fields) == 0 && f.Name == pipeline.NameReceived {
 			continue

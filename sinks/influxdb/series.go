@@ -20,7 +20,7 @@ type series struct {
 	measurement string
 	keys        []string // tag keys, sorted
 	values      []string // their templates
-	qualityAt   int      // where quality sorts among keys, or -1 without quality_tag
+	qualityAt   int      // where qualityTag sorts among keys, or -1 without quality_tag
 	byNode      map[string]map[string]prefixes
 	count       int
 }
@@ -29,6 +29,9 @@ type series struct {
 // them, by severity of the quality: good, uncertain, bad. Without quality_tag
 // all three are the same bytes.
 type prefixes [3][]byte
+
+// qualityTag is not the field's name: queries could not tell them apart.
+const qualityTag = "quality_class"
 
 var severityNames = [3]string{"good", "uncertain", "bad"}
 
@@ -48,7 +51,7 @@ func newSeries(cfg Config, tags *pipeline.Tags) *series {
 		s.values = append(s.values, all[k])
 	}
 	if cfg.QualityTag {
-		s.qualityAt, _ = slices.BinarySearch(s.keys, pipeline.NameQuality)
+		s.qualityAt, _ = slices.BinarySearch(s.keys, qualityTag)
 	}
 	return s
 }
@@ -98,7 +101,7 @@ func (s *series) encode(node, tag string) (p prefixes, err error) {
 		e.StartLine(measurement)
 		for i := 0; i <= len(s.keys); i++ {
 			if i == s.qualityAt {
-				e.AddTag(pipeline.NameQuality, severityNames[sev])
+				e.AddTag(qualityTag, severityNames[sev])
 			}
 			if i < len(s.keys) {
 				if v := expand(s.values[i]); v != "" {

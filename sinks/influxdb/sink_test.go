@@ -107,10 +107,10 @@ func TestLines(t *testing.T) {
 				`line_break_,node=plc,tag=line_break_ value=-0.5,quality=0i 1700000000000000000` + "\n"},
 		"quality tag": {func(c *Config) { c.QualityTag = true; c.Fields = []string{"value"} },
 			[]reading{{t0, "a/x", 1.0, 0}, {t0, "b/x", 2.0, pipeline.Uncertain}, {t0, "c/x", 3.0, pipeline.Bad}, {t0, "d/x", 4.0, 0xC0000000}},
-			"x,asset=a,node=plc,quality=good,tag=a/x value=1 1700000000000000000\n" +
-				"x,asset=b,node=plc,quality=uncertain,tag=b/x value=2 1700000000000000000\n" +
-				"x,asset=c,node=plc,quality=bad,tag=c/x value=3 1700000000000000000\n" +
-				"x,asset=d,node=plc,quality=bad,tag=d/x value=4 1700000000000000000\n"},
+			"x,asset=a,node=plc,quality_class=good,tag=a/x value=1 1700000000000000000\n" +
+				"x,asset=b,node=plc,quality_class=uncertain,tag=b/x value=2 1700000000000000000\n" +
+				"x,asset=c,node=plc,quality_class=bad,tag=c/x value=3 1700000000000000000\n" +
+				"x,asset=d,node=plc,quality_class=bad,tag=d/x value=4 1700000000000000000\n"},
 		"a row without any field is dropped": {func(c *Config) { c.Fields = []string{"value"} },
 			[]reading{{t0, "a/x", nil, 0}, {t0 + 1, "a/x", math.Copysign(0, -1), 0}},
 			"x,asset=a,node=plc,tag=a/x value=-0 1700000000000000001\n"},
@@ -134,6 +134,26 @@ func TestLines(t *testing.T) {
 			require.Equal(t, len(e.ends), n)
 		})
 	}
+}
+
+func TestAlertEvents(t *testing.T) {
+	b := array.NewRecordBuilder(memory.DefaultAllocator, pipeline.WithNode(pipeline.AlertEvents, "vibration_high"))
+	defer b.Release()
+	b.Field(0).(*array.TimestampBuilder).Append(t0)
+	require.NoError(t, b.Field(1).(*array.BinaryDictionaryBuilder).AppendString("p/1/x"))
+	for i, s := range []string{"A1", "vibration_high", "p/1", "warning", "raised"} {
+		b.Field(2 + i).(*array.StringBuilder).Append(s)
+	}
+	b.Field(7).AppendNull()
+	b.Field(8).(*array.Float64Builder).Append(6)
+	b.Field(9).(*array.TimestampBuilder).Append(t0)
+	b.Field(10).(*array.StringBuilder).Append("too high")
+	rec := b.NewRecord()
+	defer rec.Release()
+	e := newEncoder(DefaultConfig())
+	require.NoError(t, e.append(rec))
+	require.Equal(t, `x,asset=p/1,node=vibration_high,tag=p/1/x id="A1",rule="vibration_high",severity="warning",state="raised",limit=6,raised=1700000000000000000i,message="too high" 1700000000000000000`+"\n",
+		string(e.buf))
 }
 
 func TestEveryColumnType(t *testing.T) {
