@@ -33,7 +33,7 @@ type Config struct {
 	// names.
 	Prefix string `yaml:"prefix,omitempty"`
 	// Engine runs the module: wasmer, wazero, or auto, which is wasmer where
-	// the build has it.
+	// the build has it and the module uses no instruction that it gets wrong.
 	Engine string `yaml:"engine"`
 	// Memory is the most that the module may have, 64KiB to 4GiB.
 	Memory pipeline.ByteSize `yaml:"memory"`
@@ -78,6 +78,9 @@ func (c *Config) Validate(p *pipeline.Problems) {
 	if err != nil {
 		p.Add("module", err.Error(), "use a module that is built for Penstock (see operators/sdk)")
 		return
+	}
+	if _, err := engineFor(c.Engine, &info); err != nil {
+		p.Add("engine", err.Error(), "write auto or wazero")
 	}
 	if need := pipeline.ByteSize(info.MemoryMin) * PageSize; need > c.Memory && c.Memory >= PageSize {
 		p.Add("memory", fmt.Sprintf("the module needs %v at its start, more than %v", need, c.Memory), fmt.Sprintf("write at least %v", need))

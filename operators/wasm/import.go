@@ -4,12 +4,15 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"unicode/utf8"
 
 	"github.com/apache/arrow/go/v17/arrow"
 	"github.com/apache/arrow/go/v17/arrow/array"
 	"github.com/apache/arrow/go/v17/arrow/bitutil"
 	"github.com/apache/arrow/go/v17/arrow/memory"
+
+	"github.com/penstock/penstock/pipeline"
 )
 
 // importer copies a guest's record out. It believes nothing: a pointer, length
@@ -73,7 +76,24 @@ func (im *importer) record(ptr uint32, rows int64) (int64, error) {
 			return 0, fmt.Errorf("output column %q: %w", im.cols[i].Name, err)
 		}
 	}
-	return root.length, nil
+	return root.length, im.checkOrder()
+}
+
+// checkOrder checks that each tag's rows are in time order.
+func (im *importer) checkOrder() error {
+	tag := slices.IndexFunc(im.cols, func(c Column) bool { return c.Type == "tag" })
+	at := slices.IndexFunc(im.cols, func(c Column) bool { return c.Type == "timestamp" && c.Name == pipeline.NameTime })
+	if tag < 0 || at < 0 {
+		return nil
+	}
+	run := im.out[tag].(*array.Dictionary).Indices().(*array.Int32).Int32Values()
+	t := im.out[at].(*array.Timestamp).TimestampValues()
+	for i := 1; i < len(t) && i < len(run); i++ {
+		if t[i] < t[i-1] && run[i] == run[i-1] {
+			return fmt.Errorf("output record: row %d is older than the one before it, of the same tag", i)
+		}
+	}
+	return nil
 }
 
 func (im *importer) column(ptr uint32, c *Column, rows int64) (arrow.Array, error) {

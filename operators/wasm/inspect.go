@@ -19,6 +19,9 @@ type Info struct {
 	Imports              []string // "module.name (params) -> (results)"
 	Exports              []string // "name (params) -> (results)"
 	MemoryMin, MemoryMax uint64   // pages of 64 KiB
+	// WasmerHazards are uses of instructions that Wasmer 2.0 computes wrongly;
+	// a module that has any runs on wazero only.
+	WasmerHazards []string
 }
 
 // Inspect reads a module's outline and manifest and checks that Penstock can
@@ -44,8 +47,12 @@ func inspect(wasm []byte) (Info, *outline, error) {
 	if _, err := (&host{}).imports(o); err != nil {
 		return Info{}, nil, err
 	}
+	hazards, err := o.hazards()
+	if err != nil {
+		return Info{}, nil, err
+	}
 	digest := sha256.Sum256(wasm)
-	info := Info{Manifest: m, Digest: hex.EncodeToString(digest[:]), Size: len(wasm), MemoryMin: o.minPages, MemoryMax: o.maxPages}
+	info := Info{Manifest: m, Digest: hex.EncodeToString(digest[:]), Size: len(wasm), MemoryMin: o.minPages, MemoryMax: o.maxPages, WasmerHazards: hazards}
 	for _, im := range o.imports {
 		info.Imports = append(info.Imports, fmt.Sprintf("%s.%s %s", im.module, im.name, im.sig))
 	}

@@ -59,7 +59,11 @@ func New(cfg Config, env pipeline.Env) (*Operator, error) {
 	if op.code, err = capMemory(wasm, o, pages(cfg.Memory)); err != nil {
 		return nil, fmt.Errorf("module %s: %w", cfg.Module, err)
 	}
-	if op.eng, err = newEngine(cfg.Engine); err != nil {
+	name, err := engineFor(cfg.Engine, &info)
+	if err != nil {
+		return nil, err
+	}
+	if op.eng, err = newEngine(name); err != nil {
 		return nil, err
 	}
 	module, _ := op.Module()

@@ -443,6 +443,16 @@ func TestEmitMustBeGrouped(t *testing.T) {
 	require.Equal(t, map[string]int64{reasonOutput: 8}, f.meter.Totals().Dropped)
 }
 
+func TestEmitMustBeInTimeOrder(t *testing.T) {
+	f := start(t, tallyInput, "tally", EngineAuto, params("one_tag", true))
+	rec := tallyRecord(f.alloc, 8)
+	defer rec.Release()
+	require.NoError(t, f.process(rec))
+	require.NoError(t, f.Advance(context.Background(), 77, f.out))
+	require.Contains(t, f.log.String(), "row 1 is older than the one before it")
+	require.Len(t, f.out.recs, 1)
+}
+
 func TestProcExit(t *testing.T) {
 	forEngines(t, func(t *testing.T, engine string) {
 		f := start(t, tallyInput, "tally", engine, params("exit_at", 10))

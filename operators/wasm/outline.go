@@ -27,7 +27,9 @@ const (
 	secImport = 2
 	secFunc   = 3
 	secMemory = 5
+	secGlobal = 6
 	secExport = 7
+	secCode   = 10
 )
 
 // Kinds of imports and exports.
@@ -213,6 +215,12 @@ type outline struct {
 	minPages      uint64
 	maxPages      uint64 // the most that is possible when none is declared
 	memorySection section
+
+	types   []signature
+	funcs   []uint32 // type of each function, imported ones first
+	globals []byte   // type of each global, imported ones first
+	code    []byte   // the code section
+	names   map[uint32]string
 }
 
 func (o *outline) export(name string) (exportEntry, bool) {
@@ -243,21 +251,20 @@ func parse(wasm []byte) (*outline, error) {
 	if err != nil {
 		return nil, err
 	}
-	var (
-		out   outline
-		types []signature
-		funcs []uint32 // type of each function, imported ones first
-	)
+	out := outline{names: map[uint32]string{}}
 	sigOf := func(r *reader, i uint32) signature {
-		if uint64(i) >= uint64(len(types)) {
+		if uint64(i) >= uint64(len(out.types)) {
 			r.fail("a function has no type")
 			return signature{}
 		}
-		return types[i]
+		return out.types[i]
 	}
 	seen := map[byte]bool{}
 	for _, s := range secs {
 		if s.id == secCustom {
+			if s.name == "name" {
+				out.readNames(s.body)
+			}
 			continue
 		}
 		if seen[s.id] {
@@ -272,7 +279,7 @@ func parse(wasm []byte) (*outline, error) {
 					r.fail("it has a type that is no function type")
 				}
 				p := string(r.take(uint32(r.count())))
-				types = append(types, signature{p, string(r.take(uint32(r.count())))})
+				out.types = append(out.types, signature{p, string(r.take(uint32(r.count())))})
 			}
 		case secImport:
 			for range r.count() {
@@ -281,14 +288,14 @@ func parse(wasm []byte) (*outline, error) {
 				case kindFunc:
 					t := r.u32()
 					e.sig = sigOf(r, t)
-					funcs = append(funcs, t)
+					out.funcs = append(out.funcs, t)
 				case kindTable:
 					r.byte()
 					r.limits()
 				case kindMemory:
 					r.limits()
 				case kindGlobal:
-					r.byte()
+					out.globals = append(out.globals, r.byte())
 					r.byte()
 				default:
 					r.fail("it has an import of unknown kind")
@@ -297,7 +304,7 @@ func parse(wasm []byte) (*outline, error) {
 			}
 		case secFunc:
 			for range r.count() {
-				funcs = append(funcs, r.u32())
+				out.funcs = append(out.funcs, r.u32())
 			}
 		case secMemory:
 			if r.count() != 1 {
@@ -305,14 +312,22 @@ func parse(wasm []byte) (*outline, error) {
 			}
 			out.hasMemory, out.memorySection = true, s
 			out.minPages, out.maxPages, _ = r.limits()
+		case secGlobal:
+			for range r.count() {
+				out.globals = append(out.globals, r.byte())
+				r.byte()
+				r.constExpr()
+			}
+		case secCode:
+			out.code, r.b = r.b, nil
 		case secExport:
 			for range r.count() {
 				e := exportEntry{name: r.name(), kind: r.byte(), index: r.u32()}
 				if e.kind == kindFunc && r.err == nil {
-					if uint64(e.index) >= uint64(len(funcs)) {
+					if uint64(e.index) >= uint64(len(out.funcs)) {
 						r.fail("an export names no function")
 					} else {
-						e.sig = sigOf(r, funcs[e.index])
+						e.sig = sigOf(r, out.funcs[e.index])
 					}
 				}
 				out.exports = append(out.exports, e)
@@ -328,6 +343,39 @@ func parse(wasm []byte) (*outline, error) {
 		}
 	}
 	return &out, nil
+}
+
+// readNames takes the functions' names from the name section: for messages, so
+// what is damaged is left out.
+func (o *outline) readNames(b []byte) {
+	r := reader{b: b}
+	for len(r.b) > 0 && r.err == nil {
+		id, sub := r.byte(), reader{}
+		sub.b = r.take(r.u32())
+		if id != 1 {
+			continue
+		}
+		for range sub.count() {
+			i, name := sub.u32(), sub.name()
+			if sub.err == nil && len(name) <= 256 {
+				o.names[i] = name
+			}
+		}
+	}
+}
+
+// function says which function has index i, for people.
+func (o *outline) function(i uint32) string {
+	name := o.names[i]
+	for _, e := range o.exports {
+		if e.kind == kindFunc && e.index == i {
+			name = e.name
+		}
+	}
+	if name == "" {
+		return fmt.Sprintf("function %d", i)
+	}
+	return fmt.Sprintf("function %d (%s)", i, name)
 }
 
 func appendU32(b []byte, v uint32) []byte {

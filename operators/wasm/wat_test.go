@@ -3,6 +3,7 @@
 package wasm
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -29,4 +30,37 @@ func allExports(more string) string {
 		(func (export "penstock_snapshot") (param i32) (result i32) i32.const 0)
 		(func (export "penstock_restore") (param i32 i32) (result i32) i32.const 0)
 		(func (export "penstock_last_error") (param i32) (result i32) i32.const 0))`
+}
+
+// A module that the host cannot serve is refused before it is compiled, with
+// all reasons.
+func TestInspectRefuses(t *testing.T) {
+	m, err := ParseManifest([]byte(goodManifest))
+	require.NoError(t, err)
+	for _, c := range []struct {
+		wat  string
+		says []string
+	}{
+		{`(module)`, []string{"does not export the function penstock_alloc (i32 i32) -> (i32)", "penstock_snapshot", `does not export its memory as "memory"`, "has no memory"}},
+		{`(module (memory (export "memory") 1) (func (export "penstock_alloc") (param i64)))`, []string{"exports penstock_alloc as (i64) -> (), it must be (i32 i32) -> (i32)"}},
+		{allExports(`(import "env" "time" (func)) (import "wasi_snapshot_preview1" "path_open" (func)) (import "penstock" "log" (func (param i32)))`),
+			[]string{"imports the function env.time, which Penstock does not offer", "wasi_snapshot_preview1.path_open", "imports penstock.log as (i32) -> (), it is (i32 i32 i32) -> ()"}},
+		{allExports(`(import "env" "g" (global i32))`), []string{"env.g, which is no function"}},
+		{allExports(`(import "env" "memory" (memory 1))`), []string{"not exactly one memory", "env.memory"}},
+	} {
+		wasm := wat(t, c.wat)
+		packed, err := Pack(wasm, m)
+		require.NoError(t, err)
+		_, err = Inspect(packed)
+		require.Error(t, err, c.wat)
+		found := false
+		for _, s := range c.says {
+			found = strings.Contains(err.Error(), s) || found
+		}
+		require.True(t, found, "%v: %v", c.says, err)
+	}
+	packed, err := Pack(wat(t, allExports(``)), m)
+	require.NoError(t, err)
+	_, err = Inspect(packed)
+	require.NoError(t, err)
 }

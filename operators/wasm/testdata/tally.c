@@ -10,7 +10,7 @@ WASI(proc_exit) _Noreturn void proc_exit(int32_t code);
 WASI(fd_write) int32_t fd_write(int32_t fd, const penstock_buf *iov, int32_t n, uint32_t *written);
 
 static int64_t total;
-static double exit_at, mix_tags;
+static double exit_at, mix_tags, one_tag;
 static struct ArrowArray cols[3], dict;
 static struct ArrowArray *children[3] = {&cols[0], &cols[1], &cols[2]};
 static const void *buffers[4][3];
@@ -18,9 +18,10 @@ static const void *buffers[4][3];
 PENSTOCK_EXPORT(_initialize) void initialize(void) { error_text = "initialized"; }
 
 PENSTOCK_EXPORT(penstock_open) int32_t open_(const double *params, uint32_t len) {
-  if (len != 16 || error_text[0] != 'i') return 1;
+  if (len != 24 || error_text[0] != 'i') return 1;
   exit_at = params[0];
   mix_tags = params[1];
+  one_tag = params[2];
   return 0;
 }
 
@@ -76,7 +77,11 @@ PENSTOCK_EXPORT(penstock_advance) int32_t advance_(int64_t watermark, struct Arr
   penstock_buf iov = {(uint32_t)text, 9};
   uint32_t written;
   fd_write(1, &iov, 1, &written);
-  array_leaf(&dict, 2, buffers[3], 3, offsets);
+  if (one_tag) { /* both rows are alpha's, the second one older */
+    index[1] = 0;
+    times[1] = watermark - 1;
+  }
+  array_leaf(&dict, one_tag ? 1 : 2, buffers[3], 3, offsets);
   buffers[3][2] = "alpharow";
   array_leaf(&cols[0], 2, buffers[0], 2, times);
   array_leaf(&cols[1], 2, buffers[1], 2, index);
