@@ -37,7 +37,7 @@ kernels:
 
 # The committed modules are what their sources compile to.
 kernels-check: test-deps
-	@before=$$(sha256sum operators/modules/*/*.wasm); $(MAKE) -B -C operators/modules; \
+	@before=$$(sha256sum operators/modules/*/*.wasm); $(MAKE) -B -C operators/modules || exit 1; \
 	if [ "$$before" != "$$(sha256sum operators/modules/*/*.wasm)" ]; then echo "a module is not what its source compiles to: commit what make kernels builds"; exit 1; fi
 
 # The dashboards' JSON against the types of @grafana/schema.
