@@ -19,6 +19,8 @@ import (
 const (
 	maxValues = 200_000
 	maxDepth  = 64
+	maxKeys   = 5000 // of one mapping in block style
+	maxOdd    = 5000
 )
 
 type kind uint8
@@ -40,6 +42,10 @@ func (k kind) String() string {
 
 // plainFloat is a number of the YAML 1.2 core schema.
 var plainFloat = regexp.MustCompile(`^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$`)
+
+// lineBreaks are all read alike by YAML; the library counts lines wrong with
+// any but the plain one.
+var lineBreaks = strings.NewReplacer("\r\n", "\n", "\r", "\n")
 
 // unquotedReference breaks a {flow: mapping}.
 var unquotedReference = regexp.MustCompile(`[:,{\[] *\$\{`)
@@ -149,12 +155,14 @@ func parseTree(data []byte, report func(pos position, path, message, hint string
 			root = nil
 		}
 	}()
-	// The library counts lines wrong with CRLF. YAML reads both breaks alike.
-	text := strings.ReplaceAll(strings.TrimPrefix(string(data), "\ufeff"), "\r\n", "\n")
+	text := lineBreaks.Replace(strings.TrimPrefix(string(data), "\ufeff"))
 	tokens := lexer.Tokenize(text)
-	if pos, ok := tooDeep(tokens); !ok {
-		report(pos, "", fmt.Sprintf("is nested more than %d deep", maxDepth), "flatten it")
-		return nil
+	var b bounds
+	for _, tk := range tokens {
+		if message, hint := b.token(tk); message != "" {
+			report(tokenPosition(tk), "", message, hint)
+			return nil
+		}
 	}
 	file, err := parser.Parse(tokens, 0, parser.AllowDuplicateMapKey())
 	if err != nil {
@@ -196,32 +204,6 @@ func reportSyntax(err error, text string, report func(pos position, path, messag
 		hint = `put "${...}" in quotes`
 	}
 	report(pos, "", "YAML syntax: "+se.Message, hint)
-}
-
-// tooDeep bounds the parser's recursion before it starts. Block nesting needs
-// indentation, which the file's size bounds, except for what opens several
-// levels on one line.
-func tooDeep(tokens token.Tokens) (position, bool) {
-	flow, opened, line := 0, 0, 0
-	for _, tk := range tokens {
-		if tk.Position.Line != line {
-			line, opened = tk.Position.Line, 0
-		}
-		switch tk.Type {
-		case token.SequenceStartType, token.MappingStartType:
-			flow++
-		case token.SequenceEndType, token.MappingEndType:
-			flow = max(flow-1, 0)
-		case token.SequenceEntryType, token.MappingKeyType, token.MappingValueType, token.AnchorType, token.TagType:
-			if flow == 0 {
-				opened++
-			}
-		}
-		if flow > maxDepth || opened > maxDepth {
-			return tokenPosition(tk), false
-		}
-	}
-	return position{}, true
 }
 
 func tokenPosition(tk *token.Token) position {
