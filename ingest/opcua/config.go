@@ -84,9 +84,8 @@ type Config struct {
 	Browse []Browse `yaml:"browse"`
 	// PublishingInterval is how often the server sends what has changed.
 	PublishingInterval time.Duration `yaml:"publishing_interval"`
-	// SamplingInterval is how often the server looks at a variable; 0 is as often
-	// as it publishes. A sampling interval shorter than the publishing interval
-	// needs a queue.
+	// SamplingInterval is how often the server looks at a variable; 0 is at every
+	// change, or as often as the server can.
 	SamplingInterval time.Duration `yaml:"sampling_interval"`
 	// QueueSize is how many changes of one variable the server keeps between two
 	// publishes.

@@ -103,9 +103,6 @@ func (s *Source) params(n *Node) ua.MonitoringParameters {
 	if sampling == 0 {
 		sampling = s.cfg.SamplingInterval
 	}
-	if sampling == 0 {
-		sampling = s.cfg.PublishingInterval
-	}
 	if queue == 0 {
 		queue = s.cfg.QueueSize
 	}
