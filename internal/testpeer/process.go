@@ -93,7 +93,10 @@ type process struct {
 // start runs the command and waits until the server answers.
 func (p *process) start() error {
 	p.cmd = p.command()
-	p.cmd.Stdout, p.cmd.Stderr = &p.log, &p.log
+	if p.cmd.Stdout == nil {
+		p.cmd.Stdout = &p.log
+	}
+	p.cmd.Stderr = &p.log
 	p.cmd.SysProcAttr = dieWithParent()
 	if err := p.cmd.Start(); err != nil {
 		return err

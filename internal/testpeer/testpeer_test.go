@@ -108,3 +108,17 @@ func TestNullHTTPCounts(t *testing.T) {
 	require.EqualValues(t, 8, s.Bytes())
 	require.EqualValues(t, 3, s.Requests())
 }
+
+func TestNodeOPCUAPublishesAndRestarts(t *testing.T) {
+	s := NodeOPCUA(t, NodeOPCUAConfig{Counters: 3})
+	truths := s.Publish(2)
+	require.Len(t, truths, 6)
+	require.Equal(t, "Counter2", truths[5].Tag)
+	require.Equal(t, 2002.5, truths[5].Value)
+	require.WithinDuration(t, time.Now(), truths[5].Time, time.Minute)
+	endpoint := s.Endpoint
+	s.Restart()
+	require.Len(t, s.Publish(1), 3)
+	require.Equal(t, endpoint, s.Endpoint)
+	require.NoError(t, dial(t.Context(), strings.TrimPrefix(endpoint, "opc.tcp://")))
+}
