@@ -7,3 +7,9 @@ import _ "embed"
 //
 //go:embed demo.yaml
 var Demo []byte
+
+// Schema is the JSON Schema of the YAML, with the descriptions of all keys.
+// `go test ./configs -update` writes it from the components as they are.
+//
+//go:embed penstock.schema.json
+var Schema []byte
