@@ -36,8 +36,8 @@ type Config struct {
 	Token pipeline.Secret `yaml:"token"`
 	// Timeout of one request.
 	Timeout time.Duration `yaml:"timeout"`
-	// Gzip compresses requests: a third of the bytes or less, for about as
-	// much CPU as encoding them took. Turn it off for a server on this machine.
+	// Gzip compresses requests: a fifth of the bytes, for about as much CPU
+	// again as a row takes. Turn it off for a server on this machine.
 	Gzip bool `yaml:"gzip"`
 	// TLS settings for an https URL.
 	TLS TLSConfig `yaml:"tls"`

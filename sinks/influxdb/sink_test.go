@@ -387,3 +387,32 @@ func TestConfigProblems(t *testing.T) {
 	}
 	require.ElementsMatch(t, []string{"url", "bucket", "timeout", "max_lines_per_request", "measurement", "tags._field", "fields[1]", "tls"}, at)
 }
+
+// BenchmarkWrite includes the server's side of the loopback, which unpacks and
+// counts.
+func BenchmarkWrite(b *testing.B) {
+	rec := scoredRecord(memory.DefaultAllocator, 1000, 10, 3)
+	defer rec.Release()
+	for name, gzip := range map[string]bool{"plain": false, "gzip": true} {
+		b.Run(name, func(b *testing.B) {
+			var wire atomic.Int64
+			server := testpeer.NullHTTP(b, func(r *http.Request, _ []byte, _ int64) int {
+				wire.Add(r.ContentLength)
+				return http.StatusNoContent
+			})
+			cfg := configFor(server.URL)
+			cfg.Gzip = gzip
+			s, err := New(cfg, testEnv())
+			require.NoError(b, err)
+			defer s.Close(context.Background())
+			for b.Loop() {
+				if err := s.Write(context.Background(), rec); err != nil {
+					b.Fatal(err)
+				}
+			}
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/10_000, "ns/row")
+			b.ReportMetric(float64(wire.Load())/float64(server.Lines()), "B/row")
+			b.ReportMetric(0, "ns/op")
+		})
+	}
+}
