@@ -66,7 +66,7 @@ func newPoster(cfg Config) (*poster, error) {
 	p := &poster{service: influxhttp.NewService(base, token, opts), client: client}
 	p.url = p.service.ServerAPIURL() + "write?" + url.Values{"org": {cfg.Org}, "bucket": {cfg.Bucket}, "precision": {"ns"}}.Encode()
 	p.where = fmt.Sprintf("%s bucket %q", cfg.URL, cfg.Bucket)
-	if cfg.Gzip {
+	if cfg.Gzip == "always" || cfg.Gzip == "auto" && !cfg.local() {
 		p.packed = new(bytes.Buffer)
 		if p.gz, err = gzip.NewWriterLevel(p.packed, gzip.BestSpeed); err != nil {
 			return nil, err

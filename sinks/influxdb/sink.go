@@ -5,8 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
-	"net/url"
+	"strings"
 
 	"github.com/apache/arrow/go/v17/arrow"
 	"github.com/prometheus/client_golang/prometheus"
@@ -66,10 +65,8 @@ func New(cfg Config, env pipeline.Env) (*Sink, error) {
 // Connect writes nothing to the bucket, as the only check that works with a
 // token that may just write, and on 1.8 too.
 func (s *Sink) Connect(ctx context.Context) error {
-	if u, err := url.Parse(s.cfg.URL); err == nil && u.Scheme == "http" && s.cfg.Token != "" {
-		if ip := net.ParseIP(u.Hostname()); u.Hostname() != "localhost" && (ip == nil || !ip.IsLoopback()) {
-			s.env.Log.Warn("the token travels unencrypted: use an https URL", "url", s.cfg.URL)
-		}
+	if s.cfg.Token != "" && !s.cfg.local() && !strings.HasPrefix(s.cfg.URL, "https:") {
+		s.env.Log.Warn("the token travels unencrypted: use an https URL", "url", s.cfg.URL)
 	}
 	err := s.post.send(ctx, []byte("# Penstock looks whether it may write\n"))
 	var refused *statusError

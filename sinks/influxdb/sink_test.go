@@ -194,6 +194,7 @@ func TestRealServer(t *testing.T) {
 	db := testpeer.Influx(t, testpeer.InfluxConfig{Auth: true, Certs: certs})
 	cfg := configFor(db.URL)
 	cfg.Token, cfg.TLS.CA, cfg.MaxLinesPerRequest = pipeline.Secret(db.Token), certs.CA, 7
+	cfg.Gzip = "always"
 	s := open(t, cfg, testEnv())
 	ctx := context.Background()
 	require.NoError(t, s.Connect(ctx))
@@ -290,7 +291,7 @@ func TestTooLargeIsHalved(t *testing.T) {
 	})
 	rec := scoredRecord(memory.DefaultAllocator, 3, 33, 3)
 	defer rec.Release()
-	for _, gzip := range []bool{false, true} {
+	for _, gzip := range []string{"never", "always"} {
 		cfg := configFor(server.URL)
 		cfg.Gzip = gzip
 		before := server.Lines()
@@ -372,9 +373,17 @@ func TestWrongRecordsArePermanent(t *testing.T) {
 	require.Zero(t, server.Requests())
 }
 
+func TestGzipIsForOtherMachines(t *testing.T) {
+	for url, want := range map[string]bool{"http://127.0.0.1:8086": false, "http://localhost:8086": false, "https://[::1]:8086": false, "https://influx.example:8086": true} {
+		p, err := newPoster(configFor(url))
+		require.NoError(t, err)
+		require.Equal(t, want, p.gz != nil, url)
+	}
+}
+
 func TestConfigProblems(t *testing.T) {
 	cfg := DefaultConfig()
-	cfg.URL, cfg.Timeout, cfg.MaxLinesPerRequest, cfg.Measurement = "http://user:pw@host:8086", 0, 0, "{meas}"
+	cfg.URL, cfg.Gzip, cfg.Timeout, cfg.MaxLinesPerRequest, cfg.Measurement = "http://user:pw@host:8086", "on", 0, 0, "{meas}"
 	cfg.Tags = map[string]string{"_field": "x"}
 	cfg.Fields = []string{"value", "time"}
 	cfg.TLS = TLSConfig{CA: "/nowhere.pem", Cert: "c.pem"}
@@ -385,7 +394,7 @@ func TestConfigProblems(t *testing.T) {
 		at = append(at, problem.Path)
 		require.NotEmpty(t, problem.Hint)
 	}
-	require.ElementsMatch(t, []string{"url", "bucket", "timeout", "max_lines_per_request", "measurement", "tags._field", "fields[1]", "tls"}, at)
+	require.ElementsMatch(t, []string{"url", "bucket", "gzip", "timeout", "max_lines_per_request", "measurement", "tags._field", "fields[1]", "tls"}, at)
 }
 
 // BenchmarkWrite includes the server's side of the loopback, which unpacks and
@@ -393,7 +402,7 @@ func TestConfigProblems(t *testing.T) {
 func BenchmarkWrite(b *testing.B) {
 	rec := scoredRecord(memory.DefaultAllocator, 1000, 10, 3)
 	defer rec.Release()
-	for name, gzip := range map[string]bool{"plain": false, "gzip": true} {
+	for name, gzip := range map[string]string{"plain": "never", "gzip": "always"} {
 		b.Run(name, func(b *testing.B) {
 			var wire atomic.Int64
 			server := testpeer.NullHTTP(b, func(r *http.Request, _ []byte, _ int64) int {
