@@ -10,6 +10,7 @@
 
 struct run {
   struct tag *tag;
+  void *state; /* the tag's */
   int32_t begin, end;
 };
 
@@ -37,6 +38,9 @@ static void report_late(void) {
 #else
 static void report_late(void) { late_told = late_rows; }
 #endif
+
+/* minus is a - b, which wraps around for times that are centuries apart. */
+static inline int64_t minus(int64_t a, int64_t b) { return (int64_t)((uint64_t)a - (uint64_t)b); }
 
 static inline int bit(const uint64_t *bits, int32_t i) { return bits[i >> 6] >> (i & 63) & 1; }
 static inline void set_bit(uint64_t *bits, int32_t i) { bits[i >> 6] |= (uint64_t)1 << (i & 63); }
@@ -68,7 +72,7 @@ COLD static uint64_t usable_word(const double *x, const uint32_t *q, int32_t n) 
 
 /* mark_usable fills usable and returns 1 when every row is. It looks at 64 rows
  * at once and at single ones only where something is wrong. */
-static int mark_usable(uint64_t *usable, const double *x, const uint32_t *q, const uint8_t *valid, int64_t valid_at, int32_t n) {
+NOINLINE static int mark_usable(uint64_t *usable, const double *x, const uint32_t *q, const uint8_t *valid, int64_t valid_at, int32_t n) {
   v2d limit = both(VALUE_LIMIT);
   int32_t q1 = (int32_t)quality_bad;
   v4i bad = {q1, q1, q1, q1};
@@ -98,9 +102,29 @@ static int mark_usable(uint64_t *usable, const double *x, const uint32_t *q, con
   return all == ~(uint64_t)0;
 }
 
+/* run_end returns where the run that begins at p ends. rows_read tries the length
+ * of the run before first: indices only rise, so two of them prove it. */
+NOINLINE static const int32_t *run_end(const int32_t *p, const int32_t *stop) {
+  int32_t k = *p++;
+  v4i same = {k, k, k, k};
+  while (p + 4 <= stop && bits4(load4(p) == same) == 15) p += 4;
+  while (p < stop && *p == k) p++;
+  return p;
+}
+
+/* more_runs doubles the room for runs, of which there are count. */
+COLD static int more_runs(uint32_t count) {
+  struct buffer more = {0, 0};
+  if (!reserve(&more, count ? (size_t)runs_buffer.cap * 2 : 4096)) return 0;
+  if (count) copy_bytes(more.p, runs_buffer.p, count * sizeof(struct run));
+  penstock_free(runs_buffer.p, runs_buffer.cap, 64);
+  runs_buffer = more;
+  return 1;
+}
+
 /* rows_read makes r of a batch: finds the runs and their tags and marks the
  * usable rows. No state has changed when it fails. */
-static int rows_read(struct rows *r, const struct ArrowArray *in) {
+NOINLINE static int rows_read(struct rows *r, const struct ArrowArray *in) {
   if (in->n_children != 4 || in->length < 0 || in->length > INT32_MAX - 64) return fail("the batch has ", in->n_children, " columns, want time, tag, value, quality");
   const struct ArrowArray *time = in->children[0], *tag = in->children[1], *value = in->children[2], *quality = in->children[3];
   const struct ArrowArray *names = tag->dictionary;
@@ -114,31 +138,29 @@ static int rows_read(struct rows *r, const struct ArrowArray *in) {
   const int32_t *name_at = (const int32_t *)names->buffers[1] + names->offset;
   const char *name_bytes = names->buffers[2];
   if (!reserve(&usable_buffer, ((size_t)n + 63) / 64 * 8)) return fail_memory(tag_count);
-  uint32_t most = runs_buffer.cap / sizeof(struct run), count = 0;
-  struct run *run = runs_buffer.p;
+  uint32_t names_count = names->length > INT32_MAX ? INT32_MAX : (uint32_t)names->length;
+  struct run *run = runs_buffer.p, *full = run + runs_buffer.cap / sizeof *run;
   struct tag *before = 0;
-  for (int32_t i = 0; i < n;) {
-    int32_t k = index[i], end = i + 1;
-    v4i same = {k, k, k, k};
-    while (end + 4 <= n && bits4(load4(index + end) == same) == 15) end += 4;
-    while (end < n && index[end] == k) end++;
-    if (UNLIKELY(k < 0 || k >= names->length)) return fail("row ", i, " has a tag that is not in the dictionary");
-    if (UNLIKELY(count == most)) {
-      struct buffer more = {0, 0};
-      if (!reserve(&more, most ? (size_t)most * 2 * sizeof *run : 4096)) return fail_memory(tag_count);
-      if (count) copy_bytes(more.p, run, count * sizeof *run);
-      penstock_free(runs_buffer.p, runs_buffer.cap, 64);
-      runs_buffer = more;
-      run = more.p;
-      most = more.cap / sizeof *run;
+  intptr_t length = 1;
+  for (const int32_t *p = index, *stop = index + n; p < stop;) {
+    int32_t k = *p;
+    const int32_t *end = p + length;
+    if (end > stop || end[-1] != k || (end < stop && *end == k)) end = run_end(p, stop);
+    length = end - p;
+    if (UNLIKELY((uint32_t)k >= names_count)) return fail("row ", p - index, " has a tag that is not in the dictionary");
+    if (UNLIKELY(run == full)) {
+      uint32_t count = (uint32_t)(run - (struct run *)runs_buffer.p);
+      if (!more_runs(count)) return fail_memory(tag_count);
+      run = (struct run *)runs_buffer.p + count;
+      full = (struct run *)runs_buffer.p + runs_buffer.cap / sizeof *run;
     }
     before = tag_next(before, name_bytes + name_at[k], (uint32_t)(name_at[k + 1] - name_at[k]));
     if (UNLIKELY(!before)) return fail_memory(tag_count);
-    run[count++] = (struct run){before, i, end};
-    i = end;
+    *run++ = (struct run){before, before->state, (int32_t)(p - index), (int32_t)(end - index)};
+    p = end;
   }
-  r->run = run;
-  r->runs = (int32_t)count;
+  r->run = runs_buffer.p;
+  r->runs = (int32_t)(run - r->run);
   r->usable = usable_buffer.p;
   const uint8_t *valid = value->null_count ? value->buffers[0] : 0;
   r->all_usable = mark_usable(r->usable, r->value, r->quality, valid, value->offset + in->offset, n);

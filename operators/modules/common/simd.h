@@ -16,6 +16,7 @@ typedef double v2d __attribute__((vector_size(16)));
 typedef int64_t v2l __attribute__((vector_size(16)));
 typedef int32_t v4i __attribute__((vector_size(16)));
 typedef double v2d_at __attribute__((vector_size(16), aligned(8), may_alias));
+typedef int64_t v2l_at __attribute__((vector_size(16), aligned(8), may_alias));
 typedef int32_t v4i_at __attribute__((vector_size(16), aligned(4), may_alias));
 
 #define LIKELY(x) __builtin_expect(!!(x), 1)
@@ -23,6 +24,7 @@ typedef int32_t v4i_at __attribute__((vector_size(16), aligned(4), may_alias));
 
 static inline v2d load2(const double *p) { return *(const v2d_at *)p; }
 static inline void store2(double *p, v2d v) { *(v2d_at *)p = v; }
+static inline v2l loadl(const int64_t *p) { return *(const v2l_at *)p; }
 static inline v4i load4(const void *p) { return *(const v4i_at *)p; }
 static inline v2d both(double x) { return (v2d){x, x}; }
 

@@ -71,7 +71,7 @@ static inline v2d sums(v2d s, double z, v2d slack, v2d limit, v2d top) {
 }
 
 /* one does all that may happen with a row; steady does what mostly happens. */
-static void one(struct state *s, const struct rows *r, int32_t i, double *high, double *low, uint64_t *flag) {
+NOINLINE static void one(struct state *s, const struct rows *r, int32_t i, double *high, double *low, uint64_t *flag) {
   int64_t t = r->time[i];
   int seen = s->count > 0 || s->ready;
   high[i] = low[i] = 0;
@@ -138,7 +138,7 @@ int32_t penstock_process(const struct ArrowArray *in, struct ArrowArray *out) {
   zero_bytes(flag, ((size_t)r.count + 63) / 64 * 8);
   for (int32_t u = 0; u < r.runs; u++) {
     const struct run *run = &r.run[u];
-    struct state *s = run->tag->state;
+    struct state *s = run->state;
     int fast = run_usable(&r, run);
     for (int32_t i = run->begin; i < run->end;) {
       if (fast && s->ready) {

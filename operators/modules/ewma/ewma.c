@@ -9,11 +9,14 @@
  * At the start g is at least 1/n, which makes mean and var those of a plain
  * sample until the exponential weights have settled.
  *
- * A row is compared with the state before it. The loop over a run only keeps
- * mean and var; roots and divisions follow for the whole batch, two at a time. */
+ * A row is compared with the state before it. Mean and variance are a chain from
+ * row to row; roots and divisions follow for a block of rows, two at a time. */
 #include "../common/math.h"
 #include "../common/rows.h"
 
+#define BLOCK 32 /* rows that steady takes at once */
+
+static double tiny; /* 1e-150; a variable, so that loops keep it in a register */
 static double half_life, warmup, threshold2, min_std2, min_rel2, freeze_ns;
 
 struct state {
@@ -41,6 +44,7 @@ int32_t penstock_open(const void *params, uint32_t len) {
   min_rel2 = p[4] * p[4];
   freeze_ns = p[5] * 1e9;
   read_uncertain(p[6]);
+  tiny = 1e-150;
   state_size = sizeof(struct state);
   if (!(half_life > 0)) return fail("half_life is not above 0", 0, 0);
   if (!(warmup >= 1)) return fail("warmup is below 1", 0, 0);
@@ -64,15 +68,28 @@ static int state_restored(void *state) {
   return s->count >= 0 && s->var >= 0;
 }
 
-/* The two recurrences. The small terms keep a signal that stays 0 from ending
- * in denormal numbers, which processors are slow with. */
-static inline double next_mean(double m, double x, double g, double k) { return k * m + (g * x + 1e-150); }
-static inline double next_var(double v, double d2, double g, double k) { return k * (v + (g * d2 + 1e-290)); }
+/* The two recurrences. The small term keeps a signal that stays 0 from ending in
+ * denormal numbers, which processors are slow with. */
+static inline double next_mean(double m, double x, double g, double k, double t) { return k * m + (g * x + t); }
+static inline double next_var(double v, double d, double g, double k, double t) { return k * (v + (g * (d * d) + t)); }
+
+static inline int64_t sign(double x) {
+  union {
+    double value;
+    int64_t bits;
+  } u = {x};
+  return u.bits;
+}
+
+struct output {
+  double *mean, *var; /* before the row; score_rows makes std of var */
+  uint64_t *flag;
+};
 
 /* one does all that may happen with a row; steady does what mostly happens. */
-static void one(struct state *s, const struct rows *r, int32_t i, double *mean, double *var, uint64_t *flag) {
+NOINLINE static void one(struct state *s, const struct rows *r, int32_t i, const struct output *out) {
   int64_t t = r->time[i];
-  mean[i] = var[i] = 0;
+  out->mean[i] = out->var[i] = 0;
   if (!bit(r->usable, i)) return;
   if (s->count && t < s->last) {
     late_rows++;
@@ -80,19 +97,19 @@ static void one(struct state *s, const struct rows *r, int32_t i, double *mean, 
     return;
   }
   double x = r->value[i], d = x - s->mean;
-  int scored = s->count >= warmup, far = 0;
-  if (scored) {
-    double low = min_rel2 * (s->mean * s->mean), v = s->var;
-    mean[i] = s->mean;
-    var[i] = v;
-    low = low < min_std2 ? min_std2 : low;
-    v = v < low ? low : v;
+  int far = 0;
+  if ((double)s->count >= warmup) {
+    double least = min_rel2 * (s->mean * s->mean), v = s->var;
+    if (least < min_std2) least = min_std2;
+    if (v < least) v = least;
     far = d * d > threshold2 * v;
-    if (far) set_bit(flag, i);
+    if (far) set_bit(out->flag, i);
+    out->mean[i] = s->mean;
+    out->var[i] = v;
   } else {
     clear_bit(r->usable, i);
   }
-  int64_t dt = t - s->last;
+  int64_t dt = minus(t, s->last);
   if (!s->count) {
     *s = (struct state){.last = t, .mean = x, .count = 1};
     return;
@@ -103,7 +120,7 @@ static void one(struct state *s, const struct rows *r, int32_t i, double *mean, 
   if (far) {
     if (!s->flagged) s->since = t;
     s->flagged = 1;
-    if ((double)(t - s->since) < freeze_ns) return;
+    if ((double)minus(t, s->since) < freeze_ns) return;
   } else {
     s->flagged = 0;
   }
@@ -111,57 +128,114 @@ static void one(struct state *s, const struct rows *r, int32_t i, double *mean, 
   double g = s->gain, k = s->keep;
   if (!s->settled) {
     double least = 1 / (double)s->count;
-    s->settled = s->count > warmup && g >= least;
+    s->settled = (double)s->count > warmup && g >= least;
     if (g < least) g = least, k = 1 - least;
   }
-  s->mean = next_mean(s->mean, x, g, k);
-  s->var = next_var(s->var, d * d, g, k);
+  s->mean = next_mean(s->mean, x, g, k, tiny);
+  s->var = next_var(s->var, d, g, k, tiny);
 }
 
-/* steady takes rows from i on while they are usable, at the cached interval and
- * not flagged, and returns the first that is not. */
-static int32_t steady(struct state *s, const struct rows *r, int32_t i, int32_t end, double *mean, double *var) {
-  const int64_t *time = r->time;
-  const double *value = r->value;
-  int64_t last = s->last, dt = s->dt;
-  double m = s->mean, v = s->var, g = s->gain, k = s->keep, far = threshold2;
-  int32_t first = i;
-  for (; i < end; i++) {
-    double x = value[i], d = x - m, d2 = d * d;
-    int64_t t = time[i];
-    if (UNLIKELY(t - last != dt) || UNLIKELY(d2 > far * v)) break;
-    mean[i] = m;
-    var[i] = v;
-    last = t;
-    m = next_mean(m, x, g, k);
-    v = next_var(v, d2, g, k);
+/* regular returns the end of the rows from i on that come dt after one another. */
+static inline int32_t regular(const int64_t *time, int32_t i, int32_t end, int64_t last, int64_t dt) {
+  if (minus(time[i], last) != dt) return i;
+  v2l step = {dt, dt};
+  for (i++; i + 4 <= end; i += 4) {
+    const int64_t *t = time + i;
+    if (bits2((loadl(t) - loadl(t - 1) == step) & (loadl(t + 2) - loadl(t + 1) == step)) != 3) break;
   }
-  s->last = last;
+  while (i < end && minus(time[i], time[i - 1]) == dt) i++;
+  return i;
+}
+
+/* block learns from n rows as if none were to be flagged, and writes mean and
+ * variance before each. It returns whether one is flagged. */
+static inline int block(struct state *s, const double *x, double *mean, double *var, int32_t n) {
+  double m = s->mean, v = s->var, g = s->gain, k = s->keep, far = threshold2, t = tiny;
+  int64_t flagged = 0; /* the sign bit */
+#define ROW(j)                               \
+  {                                          \
+    double y = x[j], d = y - m;              \
+    flagged |= sign(far * v - d * d);        \
+    mean[j] = m;                             \
+    var[j] = v;                              \
+    m = next_mean(m, y, g, k, t);            \
+    v = next_var(v, d, g, k, t);             \
+  }
+  for (; n >= 4; n -= 4, x += 4, mean += 4, var += 4) {
+    ROW(0) ROW(1) ROW(2) ROW(3)
+  }
+  for (; n > 0; n--, x++, mean++, var++) ROW(0)
+#undef ROW
   s->mean = m;
   s->var = v;
+  return flagged < 0;
+}
+
+/* score_rows turns variances into std and fills score, for all rows. */
+NOINLINE static void score_rows(const double *x, const double *mean, double *std, double *score, int32_t n) {
+  v2d low = both(min_std2), rel = both(min_rel2);
+#define PAIR(j)                                                                         \
+  {                                                                                     \
+    v2d m = load2(mean + j), v = max2(load2(std + j), max2(low, rel * (m * m))), root = sqrt2(v); \
+    store2(std + j, root);                                                              \
+    store2(score + j, (load2(x + j) - m) / root);                                       \
+  }
+  for (; n >= 4; n -= 4, x += 4, mean += 4, std += 4, score += 4) {
+    PAIR(0) PAIR(2)
+  }
+#undef PAIR
+  for (; n > 0; n--, x++, mean++, std++, score++) {
+    double m = *mean, v = *std, least = min_rel2 * (m * m);
+    if (least < min_std2) least = min_std2;
+    if (v < least) v = least;
+    *std = __builtin_sqrt(v);
+    *score = (*x - m) / *std;
+  }
+}
+
+/* steady takes rows from i on while they are usable and at the cached interval,
+ * and returns the first that is not, or is flagged. It takes blocks of rows: a
+ * block with a flagged row is taken back, and its rows are left to one. */
+static inline int32_t steady(struct state *s, const struct rows *r, int32_t i, int32_t end, const struct output *out) {
+  int32_t first = i, stop = regular(r->time, i, end, s->last, s->dt);
+  while (i < stop) {
+    int32_t n = stop - i < BLOCK ? stop - i : BLOCK;
+    double mean = s->mean, var = s->var;
+    if (UNLIKELY(block(s, r->value + i, out->mean + i, out->var + i, n))) {
+      s->mean = mean;
+      s->var = var;
+      break;
+    }
+    i += n;
+  }
+  if (i > first) s->last = r->time[i - 1];
   s->count += i - first;
   return i;
 }
 
-/* score turns var into std and fills score, for all rows. */
-static void score_rows(const double *value, const double *mean, double *std, double *score, int32_t n) {
-  v2d low = both(min_std2), rel = both(min_rel2);
-  int32_t i = 0;
-  for (; i + 4 <= n; i += 4) {
-    v2d m0 = load2(mean + i), m1 = load2(mean + i + 2);
-    v2d s0 = sqrt2(max2(load2(std + i), max2(low, rel * (m0 * m0))));
-    v2d s1 = sqrt2(max2(load2(std + i + 2), max2(low, rel * (m1 * m1))));
-    store2(std + i, s0);
-    store2(std + i + 2, s1);
-    store2(score + i, (load2(value + i) - m0) / s0);
-    store2(score + i + 2, (load2(value + i + 2) - m1) / s1);
+/* steady_runs takes whole runs from u on as long as nothing is special. It
+ * returns the first run with rows left, and in *row the first of these. */
+NOINLINE static int32_t steady_runs(const struct rows *r, int32_t u, int32_t *row, const struct output *out) {
+  for (; u < r->runs; u++) {
+    const struct run *run = &r->run[u];
+    struct state *s = run->state;
+    *row = run->begin;
+    if (!s->settled || s->flagged || !run_usable(r, run)) break;
+    int32_t i = steady(s, r, run->begin, run->end, out);
+    *row = i;
+    if (i < run->end) break;
   }
-  for (; i < n; i++) {
-    double m = mean[i], v = min_rel2 * (m * m);
-    v = v < min_std2 ? min_std2 : v;
-    v = std[i] < v ? v : std[i];
-    std[i] = __builtin_sqrt(v);
-    score[i] = (value[i] - m) / std[i];
+  return u;
+}
+
+/* special takes the rows of a run from i on. */
+NOINLINE static void special(const struct rows *r, const struct run *run, int32_t i, const struct output *out) {
+  struct state *s = run->state;
+  int usable = run_usable(r, run);
+  while (i < run->end) {
+    int32_t until = i + BLOCK < run->end ? i + BLOCK : run->end;
+    while (i < until) one(s, r, i++, out);
+    if (usable && s->settled && !s->flagged && i < run->end) i = steady(s, r, i, run->end, out);
   }
 }
 
@@ -170,23 +244,16 @@ int32_t penstock_process(const struct ArrowArray *in, struct ArrowArray *out) {
   struct rows r;
   if (rows_read(&r, in)) return 1;
   if (!reserve_columns(columns, COLUMNS, r.count)) return fail_memory(tag_count);
-  double *mean = column_buffers[MEAN].p, *std = column_buffers[STD].p, *score = column_buffers[SCORE].p;
-  uint64_t *flag = column_buffers[FLAG].p;
-  zero_bytes(flag, ((size_t)r.count + 63) / 64 * 8);
-  for (int32_t u = 0; u < r.runs; u++) {
-    const struct run *run = &r.run[u];
-    struct state *s = run->tag->state;
-    int fast = run_usable(&r, run);
-    for (int32_t i = run->begin; i < run->end;) {
-      if (fast && s->settled && !s->flagged) {
-        i = steady(s, &r, i, run->end, mean, std);
-        if (i == run->end) break;
-      }
-      one(s, &r, i++, mean, std, flag);
-    }
+  struct output o = {column_buffers[MEAN].p, column_buffers[STD].p, column_buffers[FLAG].p};
+  double *score = column_buffers[SCORE].p;
+  zero_bytes(o.flag, ((size_t)r.count + 63) / 64 * 8);
+  for (int32_t u = 0, row;; u++) {
+    u = steady_runs(&r, u, &row, &o);
+    if (u == r.runs) break;
+    special(&r, &r.run[u], row, &o);
   }
-  score_rows(r.value, mean, std, score, r.count);
-  zero_nulls(std, r.usable, r.count);
+  score_rows(r.value, o.mean, o.var, score, r.count);
+  zero_nulls(o.var, r.usable, r.count);
   zero_nulls(score, r.usable, r.count);
   return put_rows(out, COLUMNS, r.count, r.usable);
 }

@@ -121,7 +121,7 @@ int32_t penstock_process(const struct ArrowArray *in, struct ArrowArray *out) {
   zero_bytes(flag, ((size_t)r.count + 63) / 64 * 8);
   for (int32_t u = 0; u < r.runs; u++) {
     const struct run *run = &r.run[u];
-    struct state *s = run->tag->state;
+    struct state *s = run->state;
     for (int32_t i = run->begin; i < run->end; i++) {
       int64_t t = r.time[i];
       median[i] = scale[i] = score[i] = 0;

@@ -86,7 +86,7 @@ static int state_restored(void *state) {
 static int64_t floor_div(int64_t a, int64_t b) { return a / b - (a % b < 0); }
 
 /* next_due is the first multiple of the interval after t. */
-static int64_t next_due(int64_t t) { return (floor_div(t, interval_ns) + 1) * interval_ns; }
+static int64_t next_due(int64_t t) { return (int64_t)((uint64_t)(floor_div(t, interval_ns) + 1) * (uint64_t)interval_ns); }
 
 /* open_bin makes the bin of time t the newest. */
 static struct bin *open_bin(struct state *s, int64_t t) {
@@ -94,7 +94,7 @@ static struct bin *open_bin(struct state *s, int64_t t) {
   int64_t place = number % bins;
   s->place = place < 0 ? place + bins : place;
   s->bin_begin = number * bin_ns;
-  s->bin_end = s->bin_begin + bin_ns;
+  s->bin_end = minus(s->bin_begin, -bin_ns);
   s->bin[s->place] = (struct bin){.number = number};
   return &s->bin[s->place];
 }
@@ -189,7 +189,7 @@ static int32_t gather(const struct state *s, uint32_t *uncertain) {
     const struct bin *b = &s->bin[at >= bins ? at - bins : at];
     if (!b->count || b->number <= newest - bins) continue;
     double scale = 1.0 / b->count;
-    point_t[n] = ((double)(b->number * bin_ns - s->last) + (double)b->time_sum * (double)((int64_t)1 << time_shift) * scale) * 1e-9;
+    point_t[n] = ((double)minus(b->number * bin_ns, s->last) + (double)b->time_sum * (double)((int64_t)1 << time_shift) * scale) * 1e-9;
     point_x[n++] = b->value_sum * scale;
     *uncertain |= b->uncertain;
   }
@@ -239,7 +239,7 @@ static void estimate(struct state *s, int32_t name) {
 }
 
 /* one does all that may happen with a row; steady does what mostly happens. */
-static void one(struct state *s, struct rows *r, int32_t i, int32_t name) {
+NOINLINE static void one(struct state *s, struct rows *r, int32_t i, int32_t name) {
   int64_t t = r->time[i];
   if (!bit(r->usable, i)) return;
   if (s->used && t <= s->last) {
@@ -252,7 +252,7 @@ static void one(struct state *s, struct rows *r, int32_t i, int32_t name) {
   s->used = 1;
   s->last = t;
   b->count++;
-  b->time_sum += (t - s->bin_begin) >> time_shift;
+  b->time_sum += minus(t, s->bin_begin) >> time_shift;
   b->value_sum += r->value[i];
   b->uncertain |= r->quality[i] & UNCERTAIN;
   if (t >= s->due) {
@@ -276,7 +276,7 @@ static int32_t steady(struct state *s, const struct rows *r, int32_t i, int32_t 
     int64_t t = time[i];
     if (t <= last || t >= stop) break;
     last = t;
-    time_sum += (t - begin) >> shift;
+    time_sum += minus(t, begin) >> shift;
     value_sum += value[i];
     any |= quality[i];
   }
@@ -332,7 +332,7 @@ int32_t penstock_process(const struct ArrowArray *in, struct ArrowArray *out) {
   if (!begin_output(r.count, r.runs) || !reserve(&name_buffer, bytes)) return fail_memory(tag_count);
   for (int32_t u = 0; u < r.runs; u++) {
     const struct run *run = &r.run[u];
-    struct state *s = run->tag->state;
+    struct state *s = run->state;
     int fast = run_usable(&r, run);
     int32_t before = made;
     for (int32_t i = run->begin; i < run->end;) {
