@@ -61,11 +61,12 @@ type Config struct {
 	// AllowPlaintextPassword sends the password even where anybody on the
 	// network can read it.
 	AllowPlaintextPassword bool `yaml:"allow_plaintext_password"`
-	// Certificate and Key are files with this client's certificate and its RSA
-	// key, PEM or DER. Without them a self-signed certificate is made and kept
-	// in pki_dir.
+	// Certificate is a file with this client's certificate, PEM or DER. Without
+	// it a self-signed one is made and kept in pki_dir.
 	Certificate string `yaml:"certificate"`
-	Key         string `yaml:"key"`
+	// Key is the file of the certificate's RSA key, PEM or DER, without a
+	// passphrase.
+	Key string `yaml:"key"`
 	// PKIDir keeps certificates: own/ this client's, trusted/ the servers' (or
 	// their CAs') that it trusts, rejected/ those that it was shown and refused.
 	PKIDir string `yaml:"pki_dir"`
@@ -118,12 +119,14 @@ type Config struct {
 // Auth is a user: username and password, or a certificate and its key, or
 // neither.
 type Auth struct {
-	// Username and Password of the user on the server.
-	Username string          `yaml:"username"`
+	// Username of the user on the server.
+	Username string `yaml:"username"`
+	// Password of the user; write "${env:NAME}" or "${file:/path}".
 	Password pipeline.Secret `yaml:"password"`
-	// Certificate and Key are files of a user certificate, PEM or DER.
+	// Certificate is a file with the user's certificate, PEM or DER.
 	Certificate string `yaml:"certificate"`
-	Key         string `yaml:"key"`
+	// Key is the file of the user certificate's RSA key.
+	Key string `yaml:"key"`
 }
 
 // Node is one variable.
@@ -134,12 +137,14 @@ type Node struct {
 	ID string `yaml:"id"`
 	// Tag is the name of its readings.
 	Tag string `yaml:"tag"`
-	// SamplingInterval and QueueSize replace those of the source where given.
+	// SamplingInterval replaces that of the source where given.
 	SamplingInterval time.Duration `yaml:"sampling_interval"`
-	QueueSize        uint32        `yaml:"queue_size"`
-	// Deadband leaves out changes smaller than this, in the variable's unit or,
-	// with deadband_type percent, in percent of its range.
-	Deadband     float64      `yaml:"deadband"`
+	// QueueSize replaces that of the source where given.
+	QueueSize uint32 `yaml:"queue_size"`
+	// Deadband leaves out changes smaller than this.
+	Deadband float64 `yaml:"deadband"`
+	// DeadbandType says whether the deadband is in the variable's unit
+	// (absolute, also where absent) or in percent of its range.
 	DeadbandType DeadbandType `yaml:"deadband_type"`
 }
 
@@ -155,9 +160,10 @@ type Browse struct {
 	MaxDepth int `yaml:"max_depth"`
 	// MaxNodes limits how many variables are read, 10000 where absent.
 	MaxNodes int `yaml:"max_nodes"`
-	// Include and Exclude are patterns over ${path}: * is any part of one level,
-	// ** any number of levels. Without include everything is read.
+	// Include are patterns over ${path}: * is any part of one level, ** any
+	// number of levels. Without them everything is read.
 	Include []string `yaml:"include"`
+	// Exclude are patterns of what is not read, even if it is included.
 	Exclude []string `yaml:"exclude"`
 }
 

@@ -119,7 +119,7 @@ func (s *Source) run(ctx context.Context, l *link) {
 			return
 		}
 		s.log.Warn("connection lost; connecting again", "error", err)
-		l.sess.abort()
+		l.sess.close() // log out if that still goes: small servers have few sessions
 		if l = s.reopen(ctx); l == nil {
 			return
 		}
