@@ -203,3 +203,55 @@ func TestGlob(t *testing.T) {
 		}
 	}
 }
+
+// TestChoice has servers offer this and that.
+func TestChoice(t *testing.T) {
+	endpoint := func(policy string, mode ua.MessageSecurityMode, users ...ua.UserTokenPolicy) *ua.EndpointDescription {
+		e := &ua.EndpointDescription{SecurityPolicyURI: ua.SecurityPolicyURIPrefix + policy, SecurityMode: mode, SecurityLevel: 1}
+		for _, u := range append(users, ua.UserTokenPolicy{PolicyID: "anonymous"}) {
+			e.UserIdentityTokens = append(e.UserIdentityTokens, &u)
+		}
+		return e
+	}
+	name := func(policy string) ua.UserTokenPolicy {
+		u := ua.UserTokenPolicy{PolicyID: "name", TokenType: ua.UserTokenTypeUserName}
+		if policy != "" {
+			u.SecurityPolicyURI = ua.SecurityPolicyURIPrefix + policy
+		}
+		return u
+	}
+	none, sign, encrypt := ua.MessageSecurityModeNone, ua.MessageSecurityModeSign, ua.MessageSecurityModeSignAndEncrypt
+	for _, c := range []struct {
+		name    string
+		offers  []*ua.EndpointDescription
+		policy  Policy
+		user    string
+		want    string // policy and mode, or part of the error
+		exposed bool
+	}{
+		{"encryption before policy", []*ua.EndpointDescription{endpoint("None", none), endpoint("Aes256_Sha256_RsaPss", sign), endpoint("Basic256Sha256", encrypt)}, "auto", "",
+			"Basic256Sha256/SignAndEncrypt", false},
+		{"no broken policy by itself", []*ua.EndpointDescription{endpoint("None", none), endpoint("Basic256", encrypt)}, "auto", "", "it offers Basic256/SignAndEncrypt, None/None", false},
+		{"a policy nobody knows", []*ua.EndpointDescription{endpoint("ECC_nistP256", encrypt)}, "auto", "", "it offers ECC_nistP256", false},
+		{"an odd mode", []*ua.EndpointDescription{endpoint("Basic256Sha256", 77)}, "auto", "", "it offers", false},
+		{"nothing", nil, "None", "", "no endpoint", false},
+		{"user without login", []*ua.EndpointDescription{endpoint("None", none)}, "None", "u", "name and a password", false},
+		{"plain password", []*ua.EndpointDescription{endpoint("None", none, name(""))}, "None", "u", "None/None", true},
+		{"plain password on a signed channel", []*ua.EndpointDescription{endpoint("Basic256Sha256", sign, name("None"))}, "auto", "u", "Basic256Sha256/Sign", true},
+		{"plain password in an encrypted channel", []*ua.EndpointDescription{endpoint("Basic256Sha256", encrypt, name("None"))}, "auto", "u", "Basic256Sha256/SignAndEncrypt", false},
+		{"encrypted password on a plain channel", []*ua.EndpointDescription{endpoint("None", none, name("None"), name("Basic256Sha256"))}, "None", "u", "None/None", false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			cfg := DefaultConfig()
+			cfg.SecurityPolicy, cfg.Auth.Username = c.policy, c.user
+			ep, err := cfg.choose(c.offers)
+			if err != nil {
+				require.ErrorContains(t, err, c.want)
+				require.True(t, pipeline.IsPermanent(err))
+				return
+			}
+			require.Equal(t, c.want, policyName(ep.SecurityPolicyURI)+"/"+modeName(ep.SecurityMode))
+			require.Equal(t, c.exposed, cfg.exposesPassword(ep, cfg.userPolicies(ep)[0]))
+		})
+	}
+}

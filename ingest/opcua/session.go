@@ -106,7 +106,7 @@ func (c *Config) openSession(ctx context.Context) (*session, error) {
 	user := c.userPolicies(ep)[0]
 	secure := ep.SecurityPolicyURI != ua.SecurityPolicyURINone
 	secret := c.Auth.kind() == ua.UserTokenTypeUserName && user.SecurityPolicyURI != ua.SecurityPolicyURINone
-	if c.Auth.kind() == ua.UserTokenTypeUserName && !secret && ep.SecurityMode != ua.MessageSecurityModeSignAndEncrypt && !c.AllowPlaintextPassword {
+	if c.exposesPassword(ep, user) && !c.AllowPlaintextPassword {
 		return nil, pipeline.Permanent(errors.New("the password would go over the network in plain text; " +
 			"choose another security_policy, or write allow_plaintext_password: true where nobody can listen"))
 	}
@@ -147,6 +147,13 @@ func (c *Config) openSession(ctx context.Context) (*session, error) {
 		return nil, fmt.Errorf("reading the server's limits: %w", err)
 	}
 	return s, nil
+}
+
+// exposesPassword reports whether logging in this way sends a password that
+// neither is encrypted itself nor goes through an encrypted channel.
+func (c *Config) exposesPassword(ep *ua.EndpointDescription, user ua.UserTokenPolicy) bool {
+	return c.Auth.kind() == ua.UserTokenTypeUserName && user.SecurityPolicyURI == ua.SecurityPolicyURINone &&
+		ep.SecurityMode != ua.MessageSecurityModeSignAndEncrypt
 }
 
 // discover asks the server for its endpoints, over a channel of its own.
