@@ -309,7 +309,8 @@ func (c *Config) choose(all []*ua.EndpointDescription) (*ua.EndpointDescription,
 		policy, mode := policyName(e.SecurityPolicyURI), modeName(e.SecurityMode)
 		offers = append(offers, policy+"/"+mode)
 		switch {
-		case e.SecurityMode == ua.MessageSecurityModeInvalid || uapolicy.SecurityLevel(e.SecurityPolicyURI, min(e.SecurityMode, 3)) == 0:
+		case e.SecurityMode < ua.MessageSecurityModeNone || e.SecurityMode > ua.MessageSecurityModeSignAndEncrypt:
+		case uapolicy.SecurityLevel(e.SecurityPolicyURI, e.SecurityMode) == 0: // not known to the library
 		case c.SecurityPolicy != "auto" && string(c.SecurityPolicy) != policy:
 		case c.SecurityMode != "auto" && string(c.SecurityMode) != mode:
 		case mode == "None" && !c.insecure():
