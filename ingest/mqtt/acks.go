@@ -112,8 +112,5 @@ func (t *tap) sendAll(ids []owed) {
 		t.out = append(t.out, kind<<4, 2, byte(o.id>>8), byte(o.id))
 	}
 	t.pending.Unlock()
-	select {
-	case t.flush <- struct{}{}:
-	default:
-	}
+	signal(t.flush)
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -183,10 +184,7 @@ func (n *session) explain(code byte, err error) error {
 
 // subscribe asks for all topics and checks what the broker granted.
 func (n *session) subscribe(ctx context.Context, client paho.Client, lost <-chan error) error {
-	filters := map[string]byte{}
-	for _, t := range n.s.cfg.Topics {
-		filters[t.Topic] = byte(t.QoS)
-	}
+	filters := subscriptions(n.s.cfg.Topics)
 	token := client.SubscribeMultiple(filters, nil).(*paho.SubscribeToken)
 	timeout := time.NewTimer(n.s.cfg.ConnectTimeout)
 	defer timeout.Stop()
@@ -204,14 +202,15 @@ func (n *session) subscribe(ctx context.Context, client paho.Client, lost <-chan
 	}
 	granted := token.Result()
 	var refused []string
-	for _, t := range n.s.cfg.Topics {
-		switch q := granted[t.Topic]; {
-		case q == 0x80:
-			refused = append(refused, t.Topic)
-		case int(q) < t.QoS:
-			n.s.log.Warn("the broker grants a lower QoS than asked for", "topic", t.Topic, "asked", t.QoS, "granted", q)
+	for topic, asked := range filters {
+		switch q, ok := granted[topic]; {
+		case !ok || q == 0x80:
+			refused = append(refused, topic)
+		case q < asked:
+			n.s.log.Warn("the broker grants a lower QoS than asked for", "topic", topic, "asked", asked, "granted", q)
 		}
 	}
+	slices.Sort(refused)
 	if len(refused) > 0 {
 		return pipeline.Permanent(fmt.Errorf("broker %s refused user %q the subscription to %s: check its access rules", n.brokers(), n.user, strings.Join(refused, ", ")))
 	}
@@ -259,7 +258,7 @@ func (n *session) keep() {
 	}
 }
 
-// close disconnects; what is queued in the tap goes out before DISCONNECT.
+// close disconnects, when the broker has taken in what is queued in the tap.
 func (n *session) close(ctx context.Context) error {
 	n.cancel()
 	n.keeper.Wait()
@@ -272,6 +271,7 @@ func (n *session) close(ctx context.Context) error {
 	if d, ok := ctx.Deadline(); ok {
 		quiesce = min(max(time.Until(d), 0), quiesce)
 	}
+	n.tap.settle(quiesce)
 	n.client.Disconnect(uint(quiesce / time.Millisecond))
 	n.tap.Close()
 	n.client = nil

@@ -104,7 +104,14 @@ func clientID(cfg *Config, env *pipeline.Env) string {
 // publish decodes a message into the open batch. The tap calls it.
 func (s *Source) publish(t *tap, m *message) bool {
 	s.mu.Lock()
-	if s.draining || s.full() {
+	if s.draining { // not acknowledged: the next session brings it
+		s.mu.Unlock()
+		if m.qos == 0 {
+			s.env.Meter.Dropped(s.env.Name, "stopping", 1)
+		}
+		return true
+	}
+	if s.full() {
 		s.mu.Unlock()
 		return false
 	}
@@ -311,19 +318,24 @@ func (s *Source) journaled(set *ackSet, err error) {
 	}
 }
 
-// Drain stops taking messages. What the broker has not been acknowledged it
-// keeps for the next session.
+// Drain stops taking messages. Those of QoS 1 and 2 that come nevertheless are
+// not acknowledged, and the broker keeps them for the next session; those of
+// QoS 0 are counted as dropped.
 func (s *Source) Drain(context.Context) error {
 	s.mu.Lock()
 	s.draining = true
 	s.mu.Unlock()
 	signal(s.wake)
+	signal(s.free)
 	return nil
 }
 
 // Close writes the acknowledgements that are due, says DISCONNECT, and makes
 // Read return.
 func (s *Source) Close(ctx context.Context) error {
+	if err := s.Drain(ctx); err != nil {
+		return err
+	}
 	err := s.session.close(ctx)
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -90,6 +90,7 @@ type tap struct {
 	spare   []byte     // the other buffer; guarded by writing
 	flush   chan struct{}
 	pong    chan struct{} // holds a value while a ping is not answered
+	heard   chan struct{} // holds a value when a PINGRESP has come
 
 	closed chan struct{}
 	once   sync.Once
@@ -99,7 +100,8 @@ type tap struct {
 // newTap returns a tap on conn, which it owns. Its writer runs until Close.
 func newTap(conn net.Conn, recv receiver, maxPayload int) *tap {
 	t := &tap{Conn: conn, recv: recv, max: maxPayload, buf: make([]byte, readBuffer), at: time.Now(),
-		flush: make(chan struct{}, 1), pong: make(chan struct{}, 1), closed: make(chan struct{})}
+		flush: make(chan struct{}, 1), pong: make(chan struct{}, 1),
+		heard: make(chan struct{}, 1), closed: make(chan struct{})}
 	go t.write()
 	return t
 }
@@ -191,6 +193,7 @@ func (t *tap) next() (more bool, err error) {
 		case <-t.pong:
 		default:
 		}
+		signal(t.heard)
 		t.pass = b[:size]
 	default:
 		t.pass = b[:size]
@@ -279,10 +282,7 @@ func remaining(b []byte) (length, n int, err error) {
 // Write takes a whole packet from paho.
 func (t *tap) Write(p []byte) (int, error) {
 	if len(p) > 0 && p[0]>>4 == typePingreq {
-		select {
-		case t.pong <- struct{}{}:
-		default:
-		}
+		signal(t.pong)
 	}
 	if err := t.writeOut(p); err != nil {
 		return 0, err
@@ -295,9 +295,28 @@ func (t *tap) send(kind byte, id uint16) {
 	t.pending.Lock()
 	t.out = append(t.out, kind<<4, 2, byte(id>>8), byte(id))
 	t.pending.Unlock()
+	signal(t.flush)
+}
+
+// settle returns when the broker has taken in all acknowledgements that were
+// queued before, or after timeout. A broker reads packet by packet and answers
+// in order, so its answer to a ping comes after them; without it, a client
+// that comes back at once can overtake its own acknowledgements, and is
+// sent again what it had acknowledged.
+func (t *tap) settle(timeout time.Duration) {
 	select {
-	case t.flush <- struct{}{}:
+	case <-t.heard:
 	default:
+	}
+	if t.writeOut([]byte{typePingreq << 4, 0}) != nil {
+		return
+	}
+	timer := time.NewTimer(timeout)
+	defer timer.Stop()
+	select {
+	case <-t.heard:
+	case <-t.closed:
+	case <-timer.C:
 	}
 }
 

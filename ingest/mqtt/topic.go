@@ -56,6 +56,45 @@ func (f filter) match(topic []string) bool {
 	return len(f) == len(topic)
 }
 
+// covers reports whether f takes every topic that g takes.
+func (f filter) covers(g filter) bool {
+	if strings.HasPrefix(g[0], "$") && (f[0] == "+" || f[0] == "#") {
+		return false
+	}
+	for i, seg := range f {
+		switch {
+		case seg == "#":
+			return true
+		case i >= len(g) || g[i] == "#" || seg != "+" && seg != g[i]:
+			return false
+		}
+	}
+	return len(f) == len(g)
+}
+
+// subscriptions returns the filters to ask the broker for, with the QoS of
+// each. A filter that another one covers is left to that one: brokers may send
+// a message once for every filter it matches. For filters that overlap
+// otherwise ("a/+" and "+/b") that stays so.
+func subscriptions(topics []TopicConfig) map[string]byte {
+	filters := make([]filter, len(topics))
+	for i, t := range topics {
+		filters[i], _ = parseFilter(t.Topic)
+	}
+	shared := func(i int) bool { return strings.HasPrefix(topics[i].Topic, "$share/") }
+	out := map[string]byte{}
+	for i := range topics {
+		by, qos := i, topics[i].QoS
+		for j := range topics {
+			if j != i && !shared(i) && !shared(j) && filters[j].covers(filters[by]) && (j < by || !filters[by].covers(filters[j])) {
+				by = j
+			}
+		}
+		out[topics[by].Topic] = max(out[topics[by].Topic], byte(qos), byte(topics[by].QoS))
+	}
+	return out
+}
+
 // template makes a tag name of a topic. A part is a literal, or a reference:
 // 0 is the whole topic, n the n-th segment.
 type template struct {
