@@ -52,19 +52,23 @@ func New(cfg Config, env pipeline.Env) (*Sink, error) {
 	return s, nil
 }
 
-// Connect connects to the broker. From then on paho keeps the connection up.
+// Connect connects to the broker. From then on paho keeps the connection up,
+// and another Connect has nothing to do.
 func (s *Sink) Connect(ctx context.Context) error {
 	if s.client != nil {
-		s.client.Disconnect(0)
+		return nil
 	}
-	s.client = paho.NewClient(s.opts)
-	if err := s.wait(ctx, s.client.Connect()); err != nil {
-		s.client.Disconnect(0)
-		s.client = nil
+	client := paho.NewClient(s.opts)
+	if err := s.wait(ctx, client.Connect()); err != nil {
+		client.Disconnect(quiesce)
 		return fmt.Errorf("broker %s: %w", s.opts.Servers[0].Host, err)
 	}
+	s.client = client
 	return nil
 }
+
+// quiesce is how many ms paho may take to say good-bye.
+const quiesce = 250
 
 // Write publishes the events of in, in order, and returns when the broker has
 // all of them.
@@ -123,7 +127,7 @@ func (s *Sink) wait(ctx context.Context, t paho.Token) error {
 // Close says good-bye to the broker.
 func (s *Sink) Close(context.Context) error {
 	if s.client != nil {
-		s.client.Disconnect(250)
+		s.client.Disconnect(quiesce)
 		s.client = nil
 		s.env.Meter.Connected(s.env.Name, false)
 	}
