@@ -22,15 +22,18 @@ const (
 	levelRow
 )
 
-// A truth value in three-valued logic. The order makes `and` the minimum,
-// `or` the maximum and `not` the distance from yes.
+// A truth value in three-valued logic. The bits make `and` and `or` those of
+// the machine, and the upper one says whether a row passes.
 type truth = uint8
 
 const (
-	no      truth = 0
-	unknown truth = 1 // null
-	yes     truth = 2
+	no      truth = 0b00
+	unknown truth = 0b01 // null
+	yes     truth = 0b11
 )
+
+// opposite[t] is not t.
+var opposite = [4]truth{no: yes, unknown: unknown, yes: no}
 
 // vec is the value of an expression over one batch: one entry in all, one for
 // each run or one for each row, by level. One of f, i, b and s is set, by the
@@ -298,11 +301,13 @@ func (n *severity) eval(b *batch) (vec, error) {
 	return vec{level: levelRow, b: n.out}, nil
 }
 
+// verdict is written so that it compiles without a branch.
 func verdict(ok bool) truth {
+	var t truth
 	if ok {
-		return yes
+		t = 1
 	}
-	return no
+	return -t & yes
 }
 
 // unary applies do to all entries of its operand. Null stays null.
@@ -449,27 +454,27 @@ func compareConst[T cmp.Ordered](rel relation, out []truth, a []T, c T) {
 	switch rel {
 	case eq:
 		for i, v := range a {
-			out[i] = bit(v == c) << 1
+			out[i] = verdict(v == c)
 		}
 	case ne:
 		for i, v := range a {
-			out[i] = bit(v != c) << 1
+			out[i] = verdict(v != c)
 		}
 	case lt:
 		for i, v := range a {
-			out[i] = bit(v < c) << 1
+			out[i] = verdict(v < c)
 		}
 	case le:
 		for i, v := range a {
-			out[i] = bit(v <= c) << 1
+			out[i] = verdict(v <= c)
 		}
 	case gt:
 		for i, v := range a {
-			out[i] = bit(v > c) << 1
+			out[i] = verdict(v > c)
 		}
 	case ge:
 		for i, v := range a {
-			out[i] = bit(v >= c) << 1
+			out[i] = verdict(v >= c)
 		}
 	}
 }
@@ -492,16 +497,8 @@ func compareBoth[T cmp.Ordered](rel relation, out []truth, a, b []T) {
 		case ge:
 			t = v >= w
 		}
-		out[i] = bit(t) << 1
+		out[i] = verdict(t)
 	}
-}
-
-func bit(b bool) truth {
-	var r truth
-	if b {
-		r = 1
-	}
-	return r
 }
 
 func mask(out []truth, null []bool) {
@@ -512,47 +509,48 @@ func mask(out []truth, null []bool) {
 	}
 }
 
-// logic is `and` (least) or `or` (greatest).
+// logic combines truths.
 func logic(pick func(a, b truth) truth) func(*vec, vec, vec) vec {
 	return func(dst *vec, x, y vec) vec {
 		dst.b = grow(dst.b, len(x.b))
-		if len(y.b) == 1 {
-			for i, v := range x.b {
-				dst.b[i] = pick(v, y.b[0])
+		for i, v := range x.b {
+			w := y.b[0]
+			if len(y.b) > 1 {
+				w = y.b[i]
 			}
-		} else {
-			for i, v := range x.b {
-				dst.b[i] = pick(v, y.b[i])
-			}
+			dst.b[i] = pick(v, w)
 		}
 		return vec{b: dst.b}
 	}
 }
 
-// and and or are the two cases of logic that every filter uses, unrolled by
-// hand: a call for each row would cost more than the rest of the filter.
+// and and or have loops of their own, without a call for each row.
 func and(dst *vec, x, y vec) vec {
-	if len(y.b) != len(x.b) {
-		return logic(func(a, b truth) truth { return min(a, b) })(dst, x, y)
-	}
 	dst.b = grow(dst.b, len(x.b))
-	out, w := dst.b, y.b[:len(x.b)]
-	for i, v := range x.b {
-		out[i] = min(v, w[i])
+	if out := dst.b; len(y.b) == len(out) {
+		for i, w := range y.b {
+			out[i] = x.b[i] & w
+		}
+	} else {
+		for i, v := range x.b {
+			out[i] = v & y.b[0]
+		}
 	}
-	return vec{b: out}
+	return vec{b: dst.b}
 }
 
 func or(dst *vec, x, y vec) vec {
-	if len(y.b) != len(x.b) {
-		return logic(func(a, b truth) truth { return max(a, b) })(dst, x, y)
-	}
 	dst.b = grow(dst.b, len(x.b))
-	out, w := dst.b, y.b[:len(x.b)]
-	for i, v := range x.b {
-		out[i] = max(v, w[i])
+	if out := dst.b; len(y.b) == len(out) {
+		for i, w := range y.b {
+			out[i] = x.b[i] | w
+		}
+	} else {
+		for i, v := range x.b {
+			out[i] = v | y.b[0]
+		}
 	}
-	return vec{b: out}
+	return vec{b: dst.b}
 }
 
 // sameTruth is == and != of booleans.
@@ -571,7 +569,7 @@ func test[T any](p func(T) bool, pick func(vec) []T) func(*vec, vec) vec {
 		a := pick(x)
 		dst.b = grow(dst.b, len(a))
 		for i, v := range a {
-			dst.b[i] = bit(p(v)) << 1
+			dst.b[i] = verdict(p(v))
 		}
 		mask(dst.b, x.null)
 		return vec{b: dst.b}
@@ -649,7 +647,7 @@ func mapString(f func(string) string) func(*vec, vec) vec {
 func not(dst *vec, x vec) vec {
 	dst.b = grow(dst.b, len(x.b))
 	for i, v := range x.b {
-		dst.b[i] = yes - v
+		dst.b[i] = opposite[v&yes]
 	}
 	return vec{b: dst.b}
 }
