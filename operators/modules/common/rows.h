@@ -5,7 +5,6 @@
  * overflow) and its quality is Good or, unless uncertain is "skip", Uncertain. */
 #ifndef PENSTOCK_ROWS_H
 #define PENSTOCK_ROWS_H
-#include "simd.h"
 #include "tags.h"
 
 struct run {
@@ -24,7 +23,7 @@ struct rows {
   int all_usable;
 };
 
-static uint32_t quality_bad = 0x80000000u; /* the bits of quality that make a row unusable */
+static uint32_t quality_limit = 0x80000000u; /* a row with this quality or above is unusable */
 static int64_t late_rows, late_told; /* rows older than the newest of their tag, so far */
 static struct buffer runs_buffer, usable_buffer;
 
@@ -58,14 +57,14 @@ static inline int all_set(const uint64_t *bits, int32_t begin, int32_t end) {
 }
 
 /* read_uncertain takes the parameter uncertain: 0 use, 1 skip. */
-static void read_uncertain(double p) { quality_bad = p != 0 ? 0xC0000000u : 0x80000000u; }
+static void read_uncertain(double p) { quality_limit = p != 0 ? 0x40000000u : 0x80000000u; }
 
 #define VALUE_LIMIT 1e150
 
 COLD static uint64_t usable_word(const double *x, const uint32_t *q, int32_t n) {
   uint64_t w = 0;
   for (int32_t i = 0; i < n; i++) {
-    w |= (uint64_t)(!(q[i] & quality_bad) & (__builtin_fabs(x[i]) < VALUE_LIMIT)) << i;
+    w |= (uint64_t)((q[i] < quality_limit) & (__builtin_fabs(x[i]) < VALUE_LIMIT)) << i;
   }
   return w;
 }
@@ -74,20 +73,20 @@ COLD static uint64_t usable_word(const double *x, const uint32_t *q, int32_t n) 
  * at once and at single ones only where something is wrong. */
 NOINLINE static int mark_usable(uint64_t *usable, const double *x, const uint32_t *q, const uint8_t *valid, int64_t valid_at, int32_t n) {
   v2d limit = both(VALUE_LIMIT);
-  int32_t q1 = (int32_t)quality_bad;
-  v4i bad = {q1, q1, q1, q1};
+  int32_t q1 = (int32_t)(quality_limit - 1);
+  v4i good = {q1, q1, q1, q1};
   uint64_t all = ~(uint64_t)0;
   for (int32_t i = 0; i < n; i += 64, x += 64, q += 64) {
     uint64_t w;
     if (n - i >= 64) {
-      v4i quality = {0, 0, 0, 0};
+      v4i worst = good;
       v2l small = {-1, -1};
       for (int j = 0; j < 64; j += 8) {
-        quality |= load4(q + j) | load4(q + j + 4);
+        worst = maxu4(maxu4(load4(q + j), worst), load4(q + j + 4));
         small &= (v2l)(abs2(load2(x + j)) < limit) & (v2l)(abs2(load2(x + j + 2)) < limit);
         small &= (v2l)(abs2(load2(x + j + 4)) < limit) & (v2l)(abs2(load2(x + j + 6)) < limit);
       }
-      w = bits4((quality & bad) == 0) == 15 && bits2(small) == 3 ? ~(uint64_t)0 : usable_word(x, q, 64);
+      w = bits4(worst == good) == 15 && bits2(small) == 3 ? ~(uint64_t)0 : usable_word(x, q, 64);
     } else {
       w = usable_word(x, q, n - i);
     }
@@ -213,12 +212,12 @@ static int bind_rows(const struct ArrowSchema *in, struct ArrowSchema *out, cons
   return 0;
 }
 
-/* reserve_columns makes room for rows of every column. */
+/* reserve_columns makes room for rows of every column, and 64 bytes more. */
 static int reserve_columns(const struct column *cols, int n, int32_t rows) {
   for (int i = 0; i < n; i++) {
     char f = cols[i].format[0];
     size_t bytes = f == 'b' ? ((size_t)rows + 63) / 64 * 8 : (size_t)rows * (f == 'I' || f == 'i' ? 4 : 8);
-    if (!reserve(&column_buffers[i], bytes + 16)) return 0;
+    if (!reserve(&column_buffers[i], bytes + 64)) return 0;
   }
   return 1;
 }

@@ -2,7 +2,11 @@
  *
  * Only operations that Cranelift 0.74 compiles rightly are here: no v128
  * select (a scalar condition that picks a vector), no i8x16.swizzle and no
- * v128.not. Lane masks are integers; pick a lane by min, max or bit logic. */
+ * v128.not. Lane masks are integers; pick a lane by min, max or bit logic.
+ * And no and, or, xor of a vector just loaded: Cranelift makes the load an
+ * operand of the SSE instruction, which traps where it is not aligned to 16
+ * bytes. Compare or subtract first. For the same reason clang's own
+ * vectorizer is off (see the Makefile). */
 #ifndef PENSTOCK_SIMD_H
 #define PENSTOCK_SIMD_H
 #include <stdint.h>
@@ -28,20 +32,33 @@ static inline v2l loadl(const int64_t *p) { return *(const v2l_at *)p; }
 static inline v4i load4(const void *p) { return *(const v4i_at *)p; }
 static inline v2d both(double x) { return (v2d){x, x}; }
 
-/* bits2 and bits4: the sign bit of each lane, lane 0 lowest. */
-/* min2(a, b) is b < a ? b : a in each lane, max2(a, b) is a < b ? b : a. */
+/* bits2 and bits4: the sign bit of each lane, lane 0 lowest.
+ * maxu4 takes lanes as unsigned.
+ * load_both is {*p, *p}, best in loops: Cranelift makes a vector of a scalar in a
+ * register by instructions that wait for what the vector's register held before,
+ * which ties the rows of a loop together.
+ * min2(a, b) is b < a ? b : a in each lane, max2(a, b) is a < b ? b : a; they
+ * overwrite b's register, so b is best the value that is not needed any more. */
 #ifdef __wasm__
 static inline unsigned bits2(v2l m) { return wasm_i64x2_bitmask((v128_t)m); }
 static inline unsigned bits4(v4i m) { return wasm_i32x4_bitmask((v128_t)m); }
 static inline v2d min2(v2d a, v2d b) { return (v2d)wasm_f64x2_pmin((v128_t)a, (v128_t)b); }
 static inline v2d max2(v2d a, v2d b) { return (v2d)wasm_f64x2_pmax((v128_t)a, (v128_t)b); }
 static inline v2d sqrt2(v2d a) { return (v2d)wasm_f64x2_sqrt((v128_t)a); }
+static inline v4i maxu4(v4i a, v4i b) { return (v4i)wasm_u32x4_max((v128_t)a, (v128_t)b); }
+static inline v2d load_both(const double *p) {
+  v128_t v = wasm_v128_load64_zero(p);
+  __asm__("" : "+r"(v)); /* or clang makes a splat of the two */
+  return (v2d)wasm_i64x2_shuffle(v, v, 0, 0);
+}
 #else
 static inline unsigned bits2(v2l m) { return _mm_movemask_pd((__m128d)m); }
 static inline unsigned bits4(v4i m) { return _mm_movemask_ps((__m128)m); }
 static inline v2d min2(v2d a, v2d b) { return (v2d)_mm_min_pd((__m128d)b, (__m128d)a); }
 static inline v2d max2(v2d a, v2d b) { return (v2d)_mm_max_pd((__m128d)b, (__m128d)a); }
 static inline v2d sqrt2(v2d a) { return (v2d)_mm_sqrt_pd((__m128d)a); }
+static inline v4i maxu4(v4i a, v4i b) { return (v4i)_mm_max_epu32((__m128i)a, (__m128i)b); }
+static inline v2d load_both(const double *p) { return (v2d)_mm_loaddup_pd(p); }
 #endif
 
 static inline v2d abs2(v2d a) { return (v2d)((v2l)a & INT64_MAX); }

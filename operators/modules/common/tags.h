@@ -7,6 +7,7 @@
 #ifndef PENSTOCK_TAGS_H
 #define PENSTOCK_TAGS_H
 #include "memory.h"
+#include "simd.h"
 
 struct tag {
   struct tag *bucket; /* next of the same hash bucket */
@@ -29,16 +30,21 @@ static inline uint64_t load64(const char *p) {
   return v;
 }
 
+/* same_short compares names of less than 16 bytes. */
+COLD static int same_short(const char *a, const char *b, uint32_t len) {
+  for (uint32_t i = 0; i < len; i++)
+    if (a[i] != b[i]) return 0;
+  return 1;
+}
+
 static inline int same_name(const struct tag *t, const char *name, uint32_t len) {
   if (t->len != len) return 0;
-  if (len < 8) {
-    for (uint32_t i = 0; i < len; i++)
-      if (t->name[i] != name[i]) return 0;
-    return 1;
-  }
-  uint64_t diff = load64(t->name + len - 8) ^ load64(name + len - 8);
-  for (uint32_t i = 0; i + 8 < len; i += 8) diff |= load64(t->name + i) ^ load64(name + i);
-  return diff == 0;
+  if (UNLIKELY(len < 16)) return same_short(t->name, name, len);
+  v4i diff = load4(t->name) - load4(name); /* the last 16 bytes may overlap those before */
+  if (len > 32)
+    for (uint32_t i = 16; i + 16 < len; i += 16) diff |= load4(t->name + i) - load4(name + i);
+  diff |= load4(t->name + len - 16) - load4(name + len - 16);
+  return bits4(diff == 0) == 15;
 }
 
 COLD static uint32_t hash_name(const char *name, uint32_t len) {

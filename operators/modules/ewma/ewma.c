@@ -176,7 +176,7 @@ NOINLINE static void score_rows(const double *x, const double *mean, double *std
   v2d low = both(min_std2), rel = both(min_rel2);
 #define PAIR(j)                                                                         \
   {                                                                                     \
-    v2d m = load2(mean + j), v = max2(load2(std + j), max2(low, rel * (m * m))), root = sqrt2(v); \
+    v2d m = load2(mean + j), v = max2(max2(low, rel * (m * m)), load2(std + j)), root = sqrt2(v); \
     store2(std + j, root);                                                              \
     store2(score + j, (load2(x + j) - m) / root);                                       \
   }

@@ -68,16 +68,16 @@ static void replace(double *a, double old, double x) {
     for (double *end = a + window; a < end; a += 4) {
       v2d a0 = load2(a), a1 = load2(a + 2);
       v2d b0 = load2(a + 1), b1 = load2(a + 3);
-      store2(a, where2((v2l)(a0 < o), a0, max2(a0, min2(b0, v))));
-      store2(a + 2, where2((v2l)(a1 < o), a1, max2(a1, min2(b1, v))));
+      store2(a, where2((v2l)(a0 < o), a0, max2(a0, min2(v, b0))));
+      store2(a + 2, where2((v2l)(a1 < o), a1, max2(a1, min2(v, b1))));
     }
   } else {
     double *begin = a;
     for (a += (window - 1) & ~3; a >= begin; a -= 4) {
       v2d a0 = load2(a), a1 = load2(a + 2);
       v2d b0 = load2(a - 1), b1 = load2(a + 1);
-      store2(a, where2((v2l)(o < a0), a0, min2(a0, max2(b0, v))));
-      store2(a + 2, where2((v2l)(o < a1), a1, min2(a1, max2(b1, v))));
+      store2(a, where2((v2l)(o < a0), a0, min2(a0, max2(v, b0))));
+      store2(a + 2, where2((v2l)(o < a1), a1, min2(a1, max2(v, b1))));
     }
   }
 }
@@ -87,8 +87,8 @@ static double deviation(const double *a, int32_t n, int32_t k, double m) {
   v2d mid = both(m), least0 = both(INF), least1 = least0;
   const double *b = a + k - 1, *end = a + n - k;
   for (; a <= end; a += 4, b += 4) {
-    least0 = min2(least0, max2(mid - load2(a), load2(b) - mid));
-    least1 = min2(least1, max2(mid - load2(a + 2), load2(b + 2) - mid));
+    least0 = min2(max2(mid - load2(a), load2(b) - mid), least0);
+    least1 = min2(max2(mid - load2(a + 2), load2(b + 2) - mid), least1);
   }
   least0 = min2(least0, least1);
   return least0[1] < least0[0] ? least0[1] : least0[0];
