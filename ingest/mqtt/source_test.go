@@ -70,6 +70,9 @@ func openShards(t *testing.T, c Config, shards int) *fixture {
 	t.Cleanup(func() {
 		require.NoError(t, s.Close(context.Background()))
 		mem.AssertSize(t, 0)
+		if t.Failed() {
+			t.Logf("the source's log:\n%s", f.log)
+		}
 	})
 	return f
 }
@@ -102,7 +105,7 @@ func (f *fixture) batch(t *testing.T) (pipeline.Batch, pipeline.AckFunc) {
 	defer cancel()
 	for {
 		b, ack, err := f.Read(ctx)
-		require.NoError(t, err)
+		require.NoError(t, err, "totals: %+v", f.meter.Totals())
 		if b.Record != nil {
 			require.Equal(t, "floor", b.Source)
 			return b, ack
