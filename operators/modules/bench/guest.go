@@ -16,7 +16,8 @@ type guest struct {
 	mod               engine.Module
 	inst              engine.Instance
 	process           engine.Function
-	times             uint32 // the time column
+	times, values     uint32 // columns
+	calls             int
 	in, out, describe uint32 // ArrowArray, ArrowArray, ArrowSchema of out
 	err               error  // the first of alloc's and data's
 }
@@ -50,12 +51,12 @@ func startWasm(code []byte, b *batch) (*guest, error) {
 func (g *guest) prepare() error {
 	b := g.batch
 	params := g.data(b.params)
-	g.times = g.data(b.time)
+	g.times, g.values = g.data(b.time), g.data(b.values[0])
 	names := g.array(len(b.nameAt)-1, 0, g.data(b.nameAt), g.data(b.names))
 	g.in = g.array(len(b.time), 0)
 	cols := g.data([]uint32{
 		g.array(len(b.time), 0, g.times), g.array(len(b.time), names, g.data(b.index)),
-		g.array(len(b.time), 0, g.data(b.value)), g.array(len(b.time), 0, g.data(b.quality)),
+		g.array(len(b.time), 0, g.values), g.array(len(b.time), 0, g.data(b.quality)),
 	})
 	g.put(g.in+arrayNChildren, 4)
 	g.put(g.in+arrayChildren, cols)
@@ -120,7 +121,8 @@ func (g *guest) status(name string, args ...uint32) error {
 	return err
 }
 
-// run makes calls and returns the time spent in them and a hash of the last output.
+// run makes calls and returns the time spent in them and a hash of the last
+// output. Between calls the batch gets other values and later times.
 func (g *guest) run(calls int) (spent time.Duration, hash uint64, err error) {
 	for range calls {
 		start := time.Now()
@@ -128,6 +130,11 @@ func (g *guest) run(calls int) (spent time.Duration, hash uint64, err error) {
 		spent += time.Since(start)
 		if err != nil || r != 0 {
 			return 0, 0, fmt.Errorf("penstock_process returned %d: %w", int32(r), err)
+		}
+		g.calls++
+		_, err = binary.Encode(g.inst.Memory()[g.values:], binary.LittleEndian, g.batch.values[g.calls%variants])
+		if err != nil {
+			return 0, 0, err
 		}
 		times := g.inst.Memory()[g.times:]
 		for i := range g.batch.time {

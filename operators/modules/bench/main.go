@@ -28,12 +28,14 @@ import (
 	"github.com/penstock/penstock/operators/wasm"
 )
 
+const variants = 61
+
 // batch is one batch of readings, one per second and tag.
 type batch struct {
 	tags, rows int // rows of each tag
 	time       []int64
 	index      []int32
-	value      []float64
+	values     [variants][]float64 // one after another, so that no call sees what the last saw
 	quality    []uint32
 	nameAt     []int32
 	names      []byte
@@ -51,7 +53,9 @@ func newBatch(tags, rows int, params []float64) *batch {
 		for r := range rows {
 			b.time = append(b.time, 1_700_000_000_000_000_000+int64(r)*int64(time.Second))
 			b.index = append(b.index, int32(t))
-			b.value = append(b.value, 20+float64(t%13)+max(-3.5, min(3.5, rnd.NormFloat64())))
+			for v := range b.values {
+				b.values[v] = append(b.values[v], 20+float64(t%13)+max(-3.5, min(3.5, rnd.NormFloat64())))
+			}
 			b.quality = append(b.quality, 0)
 		}
 	}
@@ -224,8 +228,12 @@ type native struct {
 
 func startNative(exe, file string, b *batch) (*native, error) {
 	var buf bytes.Buffer
-	for _, part := range []any{[]int64{int64(len(b.time)), int64(b.tags), b.span(), int64(len(b.params)), int64(len(b.names))},
-		b.params, b.time, b.index, b.value, b.quality, b.nameAt, b.names} {
+	parts := []any{[]int64{int64(len(b.time)), int64(b.tags), b.span(), int64(len(b.params)), int64(len(b.names)), variants},
+		b.params, b.time, b.index, b.quality, b.nameAt, b.names}
+	for _, v := range b.values {
+		parts = append(parts, v)
+	}
+	for _, part := range parts {
 		if err := binary.Write(&buf, binary.LittleEndian, part); err != nil {
 			return nil, err
 		}

@@ -34,7 +34,7 @@ static inline v2d both(double x) { return (v2d){x, x}; }
 
 /* bits2 and bits4: the sign bit of each lane, lane 0 lowest.
  * maxu4 takes lanes as unsigned.
- * load_both is {*p, *p}, best in loops: Cranelift makes a vector of a scalar in a
+ * load1 is {*p, 0}. load_both is {*p, *p}, best in loops: Cranelift makes a vector of a scalar in a
  * register by instructions that wait for what the vector's register held before,
  * which ties the rows of a loop together.
  * min2(a, b) is b < a ? b : a in each lane, max2(a, b) is a < b ? b : a; they
@@ -46,6 +46,7 @@ static inline v2d min2(v2d a, v2d b) { return (v2d)wasm_f64x2_pmin((v128_t)a, (v
 static inline v2d max2(v2d a, v2d b) { return (v2d)wasm_f64x2_pmax((v128_t)a, (v128_t)b); }
 static inline v2d sqrt2(v2d a) { return (v2d)wasm_f64x2_sqrt((v128_t)a); }
 static inline v4i maxu4(v4i a, v4i b) { return (v4i)wasm_u32x4_max((v128_t)a, (v128_t)b); }
+static inline v2d load1(const double *p) { return (v2d)wasm_v128_load64_zero(p); }
 static inline v2d load_both(const double *p) {
   v128_t v = wasm_v128_load64_zero(p);
   __asm__("" : "+r"(v)); /* or clang makes a splat of the two */
@@ -58,6 +59,7 @@ static inline v2d min2(v2d a, v2d b) { return (v2d)_mm_min_pd((__m128d)b, (__m12
 static inline v2d max2(v2d a, v2d b) { return (v2d)_mm_max_pd((__m128d)b, (__m128d)a); }
 static inline v2d sqrt2(v2d a) { return (v2d)_mm_sqrt_pd((__m128d)a); }
 static inline v4i maxu4(v4i a, v4i b) { return (v4i)_mm_max_epu32((__m128i)a, (__m128i)b); }
+static inline v2d load1(const double *p) { return (v2d)_mm_load_sd(p); }
 static inline v2d load_both(const double *p) { return (v2d)_mm_loaddup_pd(p); }
 #endif
 

@@ -15,6 +15,7 @@
  * it too narrow. */
 #include "../common/math.h"
 #include "../common/rows.h"
+#include "select.h"
 
 #define MAX_BINS 128
 #define UNCERTAIN 0x40000000u
@@ -99,56 +100,8 @@ static struct bin *open_bin(struct state *s, int64_t t) {
   return &s->bin[s->place];
 }
 
-/* nth moves the value of rank k (from 0) of a[from, to) to a[k], smaller ones
- * before it and larger ones after it: quickselect (Hoare 1961). Partitioning
- * has no branch that depends on the values, the pivots are pseudo-random, and
- * equal values are put aside together: linear time for any input. */
-static double nth(double *a, int32_t from, int32_t to, int32_t k) {
-  uint32_t seed = 2463534242u;
-  while (to - from > 1) {
-    seed = seed * 1664525u + 1013904223u;
-    int32_t at = from + (int32_t)((uint64_t)(seed >> 8) * (uint32_t)(to - from) >> 24);
-    double pivot = a[at];
-    double *less = a + from, *end = a + to;
-    for (double *p = less; p < end; p++) {
-      double v = *p;
-      *p = *less;
-      *less = v;
-      less += v < pivot;
-    }
-    int32_t m = (int32_t)(less - a);
-    if (k < m) {
-      to = m;
-    } else if (m > from) {
-      from = m;
-    } else { /* the pivot is the least */
-      for (double *p = less; p < end; p++) {
-        double v = *p;
-        *p = *less;
-        *less = v;
-        less += v <= pivot;
-      }
-      m = (int32_t)(less - a);
-      if (k < m) return pivot;
-      from = m;
-    }
-  }
-  return a[k];
-}
-
-/* median of a[0, n), n > 0, whose order changes. */
-static double median(double *a, int32_t n) {
-  int32_t k = n / 2;
-  double high = nth(a, 0, n, k);
-  if (n & 1) return high;
-  double low = a[0];
-  for (int32_t i = 1; i < k; i++)
-    if (a[i] > low) low = a[i];
-  return 0.5 * (low + high);
-}
-
 static double point_t[MAX_BINS + 2], point_x[MAX_BINS + 2], residual[MAX_BINS + 2];
-static double slopes[MAX_BINS * (MAX_BINS - 1) / 2 + 2];
+static double slopes[MAX_BINS * (MAX_BINS - 1) / 2 + 2], inner[MAX_BINS * (MAX_BINS - 1) / 2 + 2];
 
 /* level is that of the line of slope b through the points, now. */
 static double level(double b, int32_t n) {
@@ -203,17 +156,22 @@ static void estimate(struct state *s, int32_t name) {
   int32_t n = gather(s, &uncertain), o = made;
   if (n < min_points) return;
 
-  int32_t count = all_slopes(n);
-  double slope = median(slopes, count), now = level(slope, n);
+  /* The three slopes that are asked for have ranks in the middle of all. */
+  int32_t count = all_slopes(n), below;
+  double spread = confidence_z * __builtin_sqrt(n * (n - 1.0) * (2.0 * n + 5) / 18), rul = -1, low = 0, high = 0;
+  int32_t rank = (int32_t)((count - spread) * 0.5), first = rank >= 1 ? rank - 1 : (count - 1) / 2;
+  int32_t kept = narrow(slopes, count, first, count - 1 - first, inner, &below);
+  int32_t centre = count / 2 - below;
+  double slope = nth(inner, 0, kept, centre);
+  if (count % 2 == 0) slope = 0.5 * (slope + most_of(inner, centre));
+  double now = level(slope, n);
   if (!s->side) s->side = direction != AUTO ? direction : now + slope * point_t[0] < limit ? RISING : FALLING;
   int rising = s->side == RISING;
 
-  double spread = confidence_z * __builtin_sqrt(n * (n - 1.0) * (2.0 * n + 5) / 18), rul = -1, low = 0, high = 0;
-  int32_t rank = (int32_t)((count - spread) * 0.5);
   if (rising ? now >= limit : now <= limit) {
     rul = 0;
   } else if (rank >= 1) {
-    double least = nth(slopes, 0, count / 2, rank - 1), most = nth(slopes, count / 2, count, count - rank);
+    double least = nth(inner, 0, centre, first - below), most = nth(inner, centre, kept, count - 1 - first - below);
     if (rising ? least > 0 : most < 0) {
       rul = to_limit(slope, n);
       low = to_limit(rising ? most : least, n);
