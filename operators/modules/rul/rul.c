@@ -171,11 +171,11 @@ static void estimate(struct state *s, int32_t name) {
   if (rising ? now >= limit : now <= limit) {
     rul = 0;
   } else if (rank >= 1) {
-    double least = nth(inner, 0, centre, first - below), most = nth(inner, centre, kept, count - 1 - first - below);
-    if (rising ? least > 0 : most < 0) {
+    double smallest = nth(inner, 0, centre, first - below), largest = nth(inner, centre, kept, count - 1 - first - below);
+    if (rising ? smallest > 0 : largest < 0) {
       rul = to_limit(slope, n);
-      low = to_limit(rising ? most : least, n);
-      high = to_limit(rising ? least : most, n);
+      low = to_limit(rising ? largest : smallest, n);
+      high = to_limit(rising ? smallest : largest, n);
       if (low > rul) low = rul;
       if (high < rul) high = rul;
     }

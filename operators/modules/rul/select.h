@@ -79,9 +79,9 @@ NOINLINE static double nth(double *a, int32_t first, int32_t last, int32_t k) {
 
 /* most_of is the largest of a[0, n), n > 0. */
 static double most_of(const double *a, int32_t n) {
-  v2d most = both(a[0]);
-  for (; n >= 2; n -= 2, a += 2) most = max2(load2(a), most);
-  double m = most[0] < most[1] ? most[1] : most[0];
+  v2d largest = both(a[0]);
+  for (; n >= 2; n -= 2, a += 2) largest = max2(load2(a), largest);
+  double m = most(largest);
   return n && m < *a ? *a : m;
 }
 
