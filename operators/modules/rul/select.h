@@ -11,16 +11,15 @@ static inline int32_t part(double *a, int32_t from, int32_t to, double pivot) {
   char *less = (char *)(a + from);
   double *p = a + from, *end = a + to;
   v2d limit = both(pivot);
-  v2l width = {sizeof(double), sizeof(double)};
   for (; p + 2 <= end; p += 2) {
     v2d v = load2(p);
-    v2l step = (v2l)(v < limit) & width;
+    unsigned below = bits2((v2l)(v < limit));
     p[0] = *(double *)less;
     *(double *)less = v[0];
-    less += step[0];
+    less += (below & 1) << 3;
     p[1] = *(double *)less;
     *(double *)less = v[1];
-    less += step[1];
+    less += (below & 2) << 2;
   }
   if (p < end) {
     double v = *p;
@@ -46,6 +45,16 @@ NOINLINE static void sort8(double *a) {
   for (int i = 0; i < 8; i++) a[i] = v[i][0];
 }
 
+/* middle is the median of three values of a[from, to), chosen by *seed. */
+static inline double middle(const double *a, int32_t from, int32_t to, uint32_t *seed) {
+  v2d pick[3];
+  for (int i = 0; i < 3; i++) {
+    *seed = *seed * 1664525u + 1013904223u;
+    pick[i] = load1(a + from + (int32_t)((uint64_t)(*seed >> 8) * (uint32_t)(to - from) >> 24));
+  }
+  return max2(min2(pick[0], pick[1]), min2(max2(pick[0], pick[1]), pick[2]))[0];
+}
+
 /* nth moves the value of rank k (from 0) of a[first, last) to a[k], smaller ones
  * before it and larger ones after it: quickselect (Hoare 1961). The pivots are
  * pseudo-random, and equal values are put aside together: linear time for any
@@ -55,8 +64,7 @@ NOINLINE static double nth(double *a, int32_t first, int32_t last, int32_t k) {
   uint32_t seed = 2463534242u;
   int32_t from = first, to = last, few = last - first < 8 ? 1 : 8;
   while (to - from > few) {
-    seed = seed * 1664525u + 1013904223u;
-    double pivot = a[from + (int32_t)((uint64_t)(seed >> 8) * (uint32_t)(to - from) >> 24)];
+    double pivot = middle(a, from, to, &seed);
     int32_t m = part(a, from, to, pivot);
     if (k < m) {
       to = m;
@@ -98,17 +106,18 @@ static double median(double *a, int32_t n) {
  * what it keeps. */
 NOINLINE static int32_t keep(double *a, int32_t n, double low, double high, double *out, int32_t *below) {
   v2d lo = both(low), hi = both(high);
-  v2l under = {0, 0}, width = {sizeof(double), sizeof(double)};
+  v2l under = {0, 0};
   char *to = (char *)out;
   a[n] = __builtin_inf();
   for (double *end = a + n; a < end; a += 2) {
     v2d v = load2(a);
-    v2l less = v < lo, out_of = less | (v2l)(hi < v), step = width & ~out_of;
+    v2l less = v < lo;
+    unsigned within = bits2(less | (v2l)(hi < v)) ^ 3;
     under -= less;
     *(double *)to = v[0];
-    to += step[0];
+    to += (within & 1) << 3;
     *(double *)to = v[1];
-    to += step[1];
+    to += (within & 2) << 2;
   }
   *below = (int32_t)(under[0] + under[1]);
   return (int32_t)((double *)to - out);
