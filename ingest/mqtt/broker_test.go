@@ -112,7 +112,7 @@ persistence true
 persistence_location %s/
 password_file %s/passwords
 allow_anonymous false
-max_queued_messages 0
+max_queued_messages 1000000
 listener %d 127.0.0.1
 %s
 `, b.dir, b.dir, b.port, extra)

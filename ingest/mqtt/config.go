@@ -55,11 +55,11 @@ type Config struct {
 	// Batch says how readings are gathered into batches.
 	//
 	// At QoS 1 and 2 a broker sends only so many messages ahead of their
-	// acknowledgement (Mosquitto: max_inflight_messages, 20 unless set), and
-	// we acknowledge when the batch is in the journal. The source finds out how
-	// many that are and closes a batch as soon as the broker waits for us;
-	// still, a larger window gives larger batches: set
-	// max_inflight_messages to 1000 or more for thousands of messages a second.
+	// acknowledgement (Mosquitto: max_inflight_messages, 20 unless set; NATS:
+	// max_ack_pending, 1024), and we acknowledge when the batch is in the
+	// journal. The source finds out how many that are and closes a batch as soon
+	// as the broker waits for us. A window of 1000 or more still makes larger
+	// batches, which cost less.
 	Batch ingest.BatchConfig `yaml:"batch"`
 }
 

@@ -454,10 +454,10 @@ func TestBackPressure(t *testing.T) {
 	})
 }
 
-// Mosquitto sends 20 messages ahead. A linger that is waited for in vain
+// The broker sends 20 messages ahead. A linger that is waited for in vain
 // would make this take 1000/20 times 300 ms = 15 s.
 func TestLearnsTheWindow(t *testing.T) {
-	b := newMosquitto(t, "max_inflight_messages 20")
+	b := newNATSWith(t, func(o *server.Options) { o.MQTT.MaxAckPending = 20 })
 	c := config(b, TopicConfig{Topic: "a", QoS: 1, Decode: decode.Config{Value: "$"}})
 	c.Batch.Linger = 300 * time.Millisecond
 	f := open(t, c).connect(t)
