@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"strings"
 	"time"
 )
 
@@ -107,8 +108,9 @@ func nullHTTP() (url string, stop func(), err error) {
 }
 
 // MQTT measures the MQTT path: each scenario with the pipeline and with a bare
-// paho subscriber that only counts. scale multiplies the number of readings.
-func MQTT(ctx context.Context, scale float64, report func(Result)) error {
+// paho subscriber that only counts. scale multiplies the number of readings;
+// only, when not empty, is a part of the names of the scenarios to run.
+func MQTT(ctx context.Context, scale float64, only string, report func(Result)) error {
 	for _, s := range []struct {
 		name string
 		load mqttLoad
@@ -118,6 +120,9 @@ func MQTT(ctx context.Context, scale float64, report func(Result)) error {
 		{"mqtt qos 0, 100 readings/message", mqttLoad{QoS: 0, Tags: 1000, PerMessage: 100, Count: 5_000_000}},
 		{"mqtt qos 0, 5 000 readings/s", mqttLoad{QoS: 0, Tags: 1000, PerMessage: 1, Count: 75_000, Rate: 5000}},
 	} {
+		if !strings.Contains(s.name, only) {
+			continue
+		}
 		s.load.Count = int(float64(s.load.Count) * scale)
 		for _, subject := range []string{"bare-mqtt", "pipeline"} {
 			r, err := mqttRun(ctx, subject, s.load)

@@ -45,6 +45,10 @@ func Child(ctx context.Context, in io.Reader, out io.Writer) error {
 	if err != nil {
 		return err
 	}
+	profile, err := startProfile()
+	if err != nil {
+		return err
+	}
 	before, _ := app.Usage()
 	fmt.Fprintln(out, "READY")
 	var began, last time.Time
@@ -68,6 +72,9 @@ func Child(ctx context.Context, in io.Reader, out io.Writer) error {
 		}
 	}
 	after, rss := app.Usage()
+	if err := profile(); err != nil {
+		return err
+	}
 	seconds := time.Since(began).Seconds()
 	r := Result{Readings: n, Seconds: seconds, ReadingsPerS: float64(n) / seconds, CPUPerMillion: (after - before) / float64(n) * 1e6, RSS: rss}
 	if err := finish(&r); err != nil {

@@ -15,6 +15,7 @@ import (
 func benchCommand(func() (*slog.Logger, error)) *cobra.Command {
 	var asJSON bool
 	var scale float64
+	var only string
 	c := &cobra.Command{
 		Use:       "bench [mqtt|opcua|kernels]",
 		Short:     "Measure what this machine can carry",
@@ -39,7 +40,7 @@ memory are those of the measured process alone.`,
 				what = args[0]
 			}
 			if what == "" || what == "mqtt" {
-				if err := bench.MQTT(cmd.Context(), scale, report); err != nil {
+				if err := bench.MQTT(cmd.Context(), scale, only, report); err != nil {
 					return err
 				}
 			}
@@ -56,6 +57,7 @@ memory are those of the measured process alone.`,
 	}
 	c.Flags().BoolVar(&asJSON, "json", false, "one JSON object per line")
 	c.Flags().Float64Var(&scale, "scale", 1, "multiply the number of readings")
+	c.Flags().StringVar(&only, "only", "", "only the MQTT scenarios whose name contains this")
 	return c
 }
 
