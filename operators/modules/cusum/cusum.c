@@ -8,22 +8,21 @@
  * the cap bounds how long it takes to come back after a long fault. target and
  * sigma are given, or are the mean and standard deviation of the warm-up.
  *
- * Both sums are the two lanes of one vector. */
+ * Both sums are the two lanes of one vector. With reset_on_alarm, rows go one by
+ * one. */
 #include "../common/rows.h"
-
-#define BLOCK 32 /* rows that steady takes at once */
 
 static double warmup, k, h, clip, cap, given_target, given_sigma, min_sigma, min_rel;
 static int reset_on_alarm;
-static v2d clip_low, clip_high, slack, alarm; /* as loops load them */
+static v2d add_low, add_high, cap2; /* as loops load them: what a row adds is limited to [-clip - k, clip - k] */
 
 struct state {
   int64_t last;          /* time of the newest row taken, ns */
   int64_t count;         /* rows taken during warm-up */
   int64_t ready;         /* warm-up is over */
-  double mean, squares;  /* of the warm-up */
-  /* Lane 0 is for high, lane 1 for low. */
-  double target[2], inverse[2]; /* target twice; 1/sigma and -1/sigma */
+  double mean, squares;  /* of the warm-up; then target and sigma */
+  /* Lane 0 is for high, lane 1 for low: a reading x adds (x - origin) inverse. */
+  double origin[2], inverse[2]; /* target + k sigma, target - k sigma; 1/sigma, -1/sigma */
   double sums[2];
 };
 
@@ -46,10 +45,9 @@ int32_t penstock_open(const void *params, uint32_t len) {
   min_rel = p[9];
   read_uncertain(p[10]);
   state_size = sizeof(struct state);
-  clip_low = both(-clip);
-  clip_high = both(clip);
-  slack = both(k);
-  alarm = both(h);
+  add_low = both(-clip - k);
+  add_high = both(clip - k);
+  cap2 = both(cap);
   if (!(warmup >= 2)) return fail("warmup is below 2", 0, 0);
   if (!(min_sigma > 0)) return fail("min_sigma is not above 0", 0, 0);
   if (!(clip > k)) return fail("clip is not above k: no shift could ever be seen", 0, 0);
@@ -60,26 +58,31 @@ int32_t penstock_open(const void *params, uint32_t len) {
 PENSTOCK_EXPORT(penstock_bind)
 int32_t penstock_bind(const struct ArrowSchema *in, struct ArrowSchema *out) { return bind_rows(in, out, columns, COLUMNS); }
 
-static int state_restored(void *state) {
-  const struct state *s = state;
-  return s->count >= 0 && s->squares >= 0 && s->sums[0] >= 0 && s->sums[1] >= 0;
-}
-
 static void set_target(struct state *s, double target, double sigma) {
   double least = min_rel * __builtin_fabs(target);
   if (least < min_sigma) least = min_sigma;
-  double inverse = 1 / (sigma < least ? least : sigma);
-  store2(s->target, both(target));
-  store2(s->inverse, (v2d){inverse, -inverse});
+  if (sigma < least) sigma = least;
+  s->mean = target;
+  s->squares = sigma;
+  store2(s->origin, (v2d){target + k * sigma, target - k * sigma});
+  store2(s->inverse, (v2d){1 / sigma, -1 / sigma});
   s->ready = 1;
 }
 
-/* addend is what the reading x adds to the sums. */
-static inline v2d addend(v2d x, v2d target, v2d inverse) { return min2(clip_high, max2(clip_low, (x - target) * inverse)) - slack; }
+static int state_restored(void *state) {
+  struct state *s = state;
+  if (s->ready) set_target(s, s->mean, s->squares); /* k may be another now */
+  return s->count >= 0 && s->squares >= 0 && s->sums[0] >= 0 && s->sums[1] >= 0;
+}
+
+/* next_sums adds the reading x, twice, to the sums v. */
+static inline v2d next_sums(v2d v, v2d x, v2d origin, v2d inverse) {
+  v2d add = min2(add_high, max2(add_low, (x - origin) * inverse));
+  return min2(cap2, max2((v2d){0, 0}, v + add));
+}
 
 struct output {
   double *high, *low;
-  uint64_t *flag;
 };
 
 /* one does all that may happen with a row; steady does what mostly happens. */
@@ -107,37 +110,38 @@ NOINLINE static void one(struct state *s, const struct rows *r, int32_t i, const
     if ((double)s->count >= warmup) set_target(s, s->mean, __builtin_sqrt(s->squares / (double)(s->count - 1)));
     return;
   }
-  if (!again) {
-    v2d v = load2(s->sums) + addend(both(x), load2(s->target), load2(s->inverse));
-    store2(s->sums, min2(both(cap), max2(both(0), v)));
-  }
+  if (!again) store2(s->sums, next_sums(load2(s->sums), both(x), load2(s->origin), load2(s->inverse)));
   out->high[i] = s->sums[0];
   out->low[i] = s->sums[1];
-  if (s->sums[0] > h || s->sums[1] > h) {
-    set_bit(out->flag, i);
-    if (reset_on_alarm) store2(s->sums, both(0));
-  }
+  if (reset_on_alarm && (s->sums[0] > h || s->sums[1] > h)) store2(s->sums, both(0));
 }
 
 /* rising returns the end of the rows from i on whose times rise from last on. */
 static inline int32_t rising(const int64_t *time, int32_t i, int32_t end, int64_t last) {
-  if (time[i] <= last) return i;
-  for (i++; i + 4 <= end; i += 4) {
-    const int64_t *t = time + i;
-    if (bits2(((loadl(t) - loadl(t - 1)) - 1) | ((loadl(t + 2) - loadl(t + 1)) - 1))) break;
+  const int64_t *t = time + i, *stop = time + end;
+  if (*t <= last) return i;
+  if (stop - t > 4) { /* four steps at once; the last four may overlap those before */
+    v2l rises = {-1, -1}; /* the sign bits */
+    for (t++; t + 4 < stop; t += 4) rises &= (loadl(t - 1) - loadl(t)) & (loadl(t + 1) - loadl(t + 2));
+    t = stop - 4;
+    rises &= (loadl(t - 1) - loadl(t)) & (loadl(t + 1) - loadl(t + 2));
+    if (LIKELY(bits2(rises) == 3)) return end;
   }
-  while (i < end && time[i] > time[i - 1]) i++;
+  for (i++; i < end && time[i] > time[i - 1];) i++;
   return i;
 }
 
-/* block adds n rows as if none were to be flagged. It returns whether one is.
- * It needs no cap, which is above where rows are flagged. */
-static inline int block(struct state *s, const double *x, double *high, double *low, int32_t n) {
-  v2d target = load2(s->target), inverse = load2(s->inverse), zero = {0, 0}, v = load2(s->sums), most = zero;
-#define ROW(j)                                                       \
-  v = max2(zero, v + addend(load_both(x + j), target, inverse));     \
-  most = max2(v, most);                                              \
-  high[j] = v[0];                                                    \
+/* steady takes rows from i on while they are usable and newer than the last, and
+ * returns the first that is not. It knows no reset_on_alarm. */
+static inline __attribute__((always_inline)) int32_t steady(struct state *s, const struct rows *r, int32_t i, int32_t end, const struct output *out) {
+  int32_t stop = rising(r->time, i, end, s->last), n = stop - i;
+  if (!n) return i;
+  const double *x = r->value + i;
+  double *high = out->high + i, *low = out->low + i;
+  v2d origin = load2(s->origin), inverse = load2(s->inverse), v = load2(s->sums);
+#define ROW(j)                                              \
+  v = next_sums(v, load_both(x + j), origin, inverse);      \
+  high[j] = v[0];                                           \
   low[j] = v[1];
   for (; n >= 4; n -= 4, x += 4, high += 4, low += 4) {
     ROW(0) ROW(1) ROW(2) ROW(3)
@@ -147,25 +151,8 @@ static inline int block(struct state *s, const double *x, double *high, double *
   }
 #undef ROW
   store2(s->sums, v);
-  return bits2((v2l)(most > alarm)) != 0;
-}
-
-/* steady takes rows from i on while they are usable and newer than the last, and
- * returns the first that is not, or is flagged. It takes blocks of rows: a block
- * with a flagged row is taken back, and its rows are left to one. */
-static inline int32_t steady(struct state *s, const struct rows *r, int32_t i, int32_t end, const struct output *out) {
-  int32_t first = i, stop = rising(r->time, i, end, s->last);
-  while (i < stop) {
-    int32_t n = stop - i < BLOCK ? stop - i : BLOCK;
-    v2d before = load2(s->sums);
-    if (UNLIKELY(block(s, r->value + i, out->high + i, out->low + i, n))) {
-      store2(s->sums, before);
-      break;
-    }
-    i += n;
-  }
-  if (i > first) s->last = r->time[i - 1];
-  return i;
+  s->last = r->time[stop - 1];
+  return stop;
 }
 
 /* steady_runs takes whole runs from u on as long as nothing is special. It
@@ -175,7 +162,7 @@ NOINLINE static int32_t steady_runs(const struct rows *r, int32_t u, int32_t *ro
     const struct run *run = &r->run[u];
     struct state *s = run->state;
     *row = run->begin;
-    if (!s->ready || !run_usable(r, run)) break;
+    if (!s->ready || reset_on_alarm || !run_usable(r, run)) break;
     int32_t i = steady(s, r, run->begin, run->end, out);
     *row = i;
     if (i < run->end) break;
@@ -186,21 +173,29 @@ NOINLINE static int32_t steady_runs(const struct rows *r, int32_t u, int32_t *ro
 /* special takes the rows of a run from i on. */
 NOINLINE static void special(const struct rows *r, const struct run *run, int32_t i, const struct output *out) {
   struct state *s = run->state;
-  int usable = run_usable(r, run);
+  int usable = run_usable(r, run) && !reset_on_alarm;
   while (i < run->end) {
-    int32_t until = i + BLOCK < run->end ? i + BLOCK : run->end;
-    while (i < until) one(s, r, i++, out);
+    one(s, r, i++, out);
     if (usable && s->ready && i < run->end) i = steady(s, r, i, run->end, out);
   }
 }
 
-/* larger fills score for n rows, up to seven places beyond them. */
-NOINLINE static void larger(const double *high, const double *low, double *score, int32_t n) {
-  for (; n > 0; n -= 8, high += 8, low += 8, score += 8) {
-    store2(score, max2(load2(high), load2(low)));
-    store2(score + 2, max2(load2(high + 2), load2(low + 2)));
-    store2(score + 4, max2(load2(high + 4), load2(low + 4)));
-    store2(score + 6, max2(load2(high + 6), load2(low + 6)));
+/* rate_rows fills score and flag. */
+NOINLINE static void rate_rows(const double *high, const double *low, double *score, uint64_t *flag, int32_t n) {
+  v2d far = both(h);
+  for (; n > 0; n -= 64, flag++) {
+    uint64_t far_out = 0;
+    for (int32_t j = 0; j < 64 && j < n; j += 8, high += 8, low += 8, score += 8) { /* up to seven rows too many */
+      v2d s0 = max2(load2(high), load2(low)), s1 = max2(load2(high + 2), load2(low + 2));
+      v2d s2 = max2(load2(high + 4), load2(low + 4)), s3 = max2(load2(high + 6), load2(low + 6));
+      store2(score, s0);
+      store2(score + 2, s1);
+      store2(score + 4, s2);
+      store2(score + 6, s3);
+      unsigned bits = bits2((v2l)(s0 > far)) | bits2((v2l)(s1 > far)) << 2 | bits2((v2l)(s2 > far)) << 4 | bits2((v2l)(s3 > far)) << 6;
+      far_out |= (uint64_t)bits << j;
+    }
+    *flag = n < 64 ? far_out & (((uint64_t)1 << n) - 1) : far_out;
   }
 }
 
@@ -209,14 +204,13 @@ int32_t penstock_process(const struct ArrowArray *in, struct ArrowArray *out) {
   struct rows r;
   if (rows_read(&r, in)) return 1;
   if (!reserve_columns(columns, COLUMNS, r.count)) return fail_memory(tag_count);
-  struct output o = {column_buffers[HIGH].p, column_buffers[LOW].p, column_buffers[FLAG].p};
-  double *score = column_buffers[SCORE].p;
-  zero_bytes(o.flag, ((size_t)r.count + 63) / 64 * 8);
+  struct output o = {column_buffers[HIGH].p, column_buffers[LOW].p};
+  uint64_t *flag = column_buffers[FLAG].p;
   for (int32_t u = 0, row;; u++) {
     u = steady_runs(&r, u, &row, &o);
     if (u == r.runs) break;
     special(&r, &r.run[u], row, &o);
   }
-  larger(o.high, o.low, score, r.count);
+  rate_rows(o.high, o.low, column_buffers[SCORE].p, flag, r.count);
   return put_rows(out, COLUMNS, r.count, r.usable);
 }

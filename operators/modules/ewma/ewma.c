@@ -137,13 +137,16 @@ NOINLINE static void one(struct state *s, const struct rows *r, int32_t i, const
 
 /* regular returns the end of the rows from i on that come dt after one another. */
 static inline int32_t regular(const int64_t *time, int32_t i, int32_t end, int64_t last, int64_t dt) {
-  if (minus(time[i], last) != dt) return i;
-  v2l step = {dt, dt};
-  for (i++; i + 4 <= end; i += 4) {
-    const int64_t *t = time + i;
-    if (bits2((loadl(t) - loadl(t - 1) == step) & (loadl(t + 2) - loadl(t + 1) == step)) != 3) break;
+  const int64_t *t = time + i, *stop = time + end;
+  if (minus(*t, last) != dt) return i;
+  if (stop - t > 4) { /* four steps at once; the last four may overlap those before */
+    v2l step = {dt, dt}, same = {-1, -1};
+    for (t++; t + 4 < stop; t += 4) same &= (loadl(t) - loadl(t - 1) == step) & (loadl(t + 2) - loadl(t + 1) == step);
+    t = stop - 4;
+    same &= (loadl(t) - loadl(t - 1) == step) & (loadl(t + 2) - loadl(t + 1) == step);
+    if (LIKELY(bits2(same) == 3)) return end;
   }
-  while (i < end && minus(time[i], time[i - 1]) == dt) i++;
+  for (i++; i < end && minus(time[i], time[i - 1]) == dt;) i++;
   return i;
 }
 
@@ -196,7 +199,7 @@ NOINLINE static void score_rows(const double *x, const double *mean, double *std
 /* steady takes rows from i on while they are usable and at the cached interval,
  * and returns the first that is not, or is flagged. It takes blocks of rows: a
  * block with a flagged row is taken back, and its rows are left to one. */
-static inline int32_t steady(struct state *s, const struct rows *r, int32_t i, int32_t end, const struct output *out) {
+static inline __attribute__((always_inline)) int32_t steady(struct state *s, const struct rows *r, int32_t i, int32_t end, const struct output *out) {
   int32_t first = i, stop = regular(r->time, i, end, s->last, s->dt);
   while (i < stop) {
     int32_t n = stop - i < BLOCK ? stop - i : BLOCK;
