@@ -102,6 +102,9 @@ func NewRunner(ctx context.Context, o Options) (*Runner, error) {
 			return nil, err
 		}
 		f.r = f.Log.Reader(f.Shard, f.pos, r.wake)
+		if f.Sources == nil {
+			f.r.Pace()
+		}
 		r.feeds = append(r.feeds, f)
 	}
 	return r, nil

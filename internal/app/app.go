@@ -90,19 +90,19 @@ func Start(ctx context.Context, o Options) (a *App, err error) {
 	if err != nil {
 		return nil, err
 	}
-	open := func(shards int, max int64, age time.Duration, full journal.WhenFull, name ...string) (*journal.Log, error) {
+	open := func(shards int, max int64, age, patience time.Duration, full journal.WhenFull, name ...string) (*journal.Log, error) {
 		l, err := journal.Open(ctx, js, journal.Options{Stream: journal.StreamName(append([]string{o.Config.Name}, name...)...), Shards: shards,
-			MaxBytes: max, MaxAge: age, WhenFull: full, Log: o.Log})
+			MaxBytes: max, MaxAge: age, Patience: patience, WhenFull: full, Log: o.Log})
 		if err == nil {
 			a.logs = append(a.logs, l)
 		}
 		return l, err
 	}
 	full := journal.WhenFull(j.WhenFull)
-	if a.journal, err = open(j.Shards, int64(j.MaxBytes), j.MaxAge, full, "journal"); err != nil {
+	if a.journal, err = open(j.Shards, int64(j.MaxBytes), j.MaxAge, 100*time.Millisecond, full, "journal"); err != nil {
 		return nil, err
 	}
-	dead, err := open(1, int64(j.QueueMaxBytes), 0, journal.DropOldest, "dead")
+	dead, err := open(1, int64(j.QueueMaxBytes), 0, 0, journal.DropOldest, "dead")
 	if err != nil {
 		return nil, err
 	}
@@ -131,7 +131,7 @@ func Start(ctx context.Context, o Options) (a *App, err error) {
 		}
 		var feeds []sinks.Feed
 		if queued {
-			q, err := open(j.Shards, int64(j.QueueMaxBytes), 0, full, "sink", c.Name)
+			q, err := open(j.Shards, int64(j.QueueMaxBytes), 0, 20*time.Millisecond, full, "sink", c.Name)
 			if err != nil {
 				return nil, err
 			}

@@ -101,6 +101,7 @@ func NewWorker(ctx context.Context, o Options) (*Worker, error) {
 	}
 	w.seq.Store(w.pos.Seq)
 	w.reader = o.Journal.Reader(o.Shard, w.pos, w.wake)
+	w.reader.Pace()
 	w.ckpt = time.Now()
 	return w, nil
 }

@@ -77,7 +77,7 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 func encode(subject string, m Meta, rec arrow.Record, alloc memory.Allocator) (*nats.Msg, error) {
 	var body bytes.Buffer
 	if rec != nil {
-		body.Grow(1024 + int(rec.NumRows())*48)
+		body.Grow(encodedSize(rec))
 		w := ipc.NewWriter(&body, ipc.WithSchema(rec.Schema()), ipc.WithAllocator(alloc))
 		if err := w.Write(rec); err != nil {
 			return nil, fmt.Errorf("encode batch: %w", err)
@@ -93,6 +93,28 @@ func encode(subject string, m Meta, rec arrow.Record, alloc memory.Allocator) (*
 	h := fmt.Sprintf("1 %c %d %d %d %d %d %d %08x %s", m.Kind, m.Watermark, idle, m.Pos, m.Out, m.Batch, m.Row,
 		crc32.Checksum(body.Bytes(), castagnoli), m.Source)
 	return &nats.Msg{Subject: subject, Header: nats.Header{headerKey: []string{h}}, Data: body.Bytes()}, nil
+}
+
+// encodedSize estimates the size of a record as an Arrow IPC stream.
+func encodedSize(rec arrow.Record) int {
+	n := 2048 // schema, metadata, end of stream
+	for _, c := range rec.Columns() {
+		n += 256
+		for _, b := range c.Data().Buffers() {
+			if b != nil {
+				n += b.Len() + 64
+			}
+		}
+		if c.DataType().ID() == arrow.DICTIONARY {
+			d := c.Data().Dictionary()
+			for _, b := range d.Buffers() {
+				if b != nil {
+					n += b.Len() + 64
+				}
+			}
+		}
+	}
+	return n
 }
 
 // decodeMeta reads the header of a message and checks the body against it.

@@ -35,6 +35,9 @@ type Options struct {
 	MaxBytes int64
 	MaxAge   time.Duration
 	WhenFull WhenFull
+	// Patience is how long Append waits for a paced reader (see
+	// [Reader.Pace]) before it lets it fall behind what is kept in memory.
+	Patience time.Duration
 	Log      *slog.Logger
 	Alloc    memory.Allocator
 }
@@ -82,7 +85,8 @@ type shard struct {
 	tail  []Entry
 	prev  []uint64 // prev[i] is the sequence before tail[i]
 	rows  int64
-	subs  map[chan<- struct{}]struct{}
+	subs  map[*Reader]struct{}
+	moved chan struct{} // sent to when a paced reader has moved
 }
 
 // What a shard keeps in memory for readers that keep up.
@@ -119,7 +123,7 @@ func Open(ctx context.Context, js jetstream.JetStream, o Options) (*Log, error) 
 	}
 	l := &Log{o: o, js: js, stream: st, holders: map[holder]uint64{}, freed: make(chan struct{})}
 	for i := range o.Shards {
-		s := &shard{subject: o.Stream + "." + strconv.Itoa(i), subs: map[chan<- struct{}]struct{}{}}
+		s := &shard{subject: o.Stream + "." + strconv.Itoa(i), subs: map[*Reader]struct{}{}, moved: make(chan struct{}, 1)}
 		e, err := l.lastEntry(ctx, s)
 		if err != nil {
 			return nil, err
@@ -184,6 +188,7 @@ func (l *Log) Append(ctx context.Context, shard int, m Meta, rec arrow.Record) (
 	s.append.Lock()
 	defer s.append.Unlock()
 	m.Batch, m.Row = s.batch, s.row
+	s.pace(ctx, l.o.Patience)
 	msg, err := encode(s.subject, m, rec, l.o.Alloc)
 	if err != nil {
 		return 0, err
@@ -278,10 +283,53 @@ func (s *shard) publish(e Entry, prev uint64) {
 		s.tail = s.tail[:n]
 		s.prev = append(s.prev[:0], s.prev[drop:]...)
 	}
-	for c := range s.subs {
+	for r := range s.subs {
 		select {
-		case c <- struct{}{}:
+		case r.wake <- struct{}{}:
 		default:
+		}
+	}
+}
+
+// pace waits, for at most the given time, until no paced reader would fall
+// behind what is kept in memory by one more entry. A reader that has not moved
+// since the last wait for it was in vain is not waited for again: it does not
+// work at all, and must not slow down the others.
+func (s *shard) pace(ctx context.Context, patience time.Duration) {
+	if patience <= 0 {
+		return
+	}
+	var timeout <-chan time.Time
+	for {
+		s.mu.Lock()
+		var slow *Reader
+		if len(s.tail) >= tailEntries || s.rows >= tailRows {
+			for r := range s.subs {
+				if r.paced && r.read < s.tail[0].Seq && r.read != r.vain {
+					slow = r
+				}
+			}
+		}
+		s.mu.Unlock()
+		if slow == nil {
+			return
+		}
+		if timeout == nil {
+			t := time.NewTimer(patience)
+			defer t.Stop()
+			timeout = t.C
+		}
+		select {
+		case <-s.moved:
+		case <-ctx.Done():
+			return
+		case <-timeout:
+			s.mu.Lock()
+			for r := range s.subs {
+				r.vain = r.read
+			}
+			s.mu.Unlock()
+			return
 		}
 	}
 }

@@ -11,28 +11,45 @@ import (
 
 // Reader reads the entries of one shard in order. One goroutine uses it.
 type Reader struct {
-	l      *Log
-	s      *shard
-	pos    Position
-	known  bool // pos.Batch and pos.Row are to be trusted
-	wake   chan<- struct{}
-	closed bool
+	l     *Log
+	s     *shard
+	pos   Position
+	known bool // pos.Batch and pos.Row are to be trusted
+	wake  chan<- struct{}
+
+	// Guarded by s.mu.
+	paced bool
+	read  uint64 // pos.Seq
+	vain  uint64 // read, when a wait for this reader was in vain
 }
+
+// noSeq is no sequence of an entry.
+const noSeq = ^uint64(0)
 
 // Reader returns a reader of what comes after pos. wake, whose buffer is to
 // hold at least one, is sent to when an entry has been appended.
 func (l *Log) Reader(shard int, pos Position, wake chan<- struct{}) *Reader {
 	s := l.shards[shard]
+	r := &Reader{l: l, s: s, pos: pos, known: pos.Seq > 0, wake: wake, read: pos.Seq, vain: noSeq}
 	s.mu.Lock()
-	s.subs[wake] = struct{}{}
+	s.subs[r] = struct{}{}
 	s.mu.Unlock()
-	return &Reader{l: l, s: s, pos: pos, known: pos.Seq > 0, wake: wake}
+	return r
+}
+
+// Pace makes Append wait a little, when this reader is about to fall behind
+// what is kept in memory: reading from disk would cost it more time than the
+// writer loses.
+func (r *Reader) Pace() {
+	r.s.mu.Lock()
+	r.paced = true
+	r.s.mu.Unlock()
 }
 
 // Close ends the reader.
 func (r *Reader) Close() {
 	r.s.mu.Lock()
-	delete(r.s.subs, r.wake)
+	delete(r.s.subs, r)
 	r.s.mu.Unlock()
 }
 
@@ -57,6 +74,7 @@ func (r *Reader) Next(ctx context.Context) (Entry, bool, error) {
 			if e.Record != nil {
 				e.Record.Retain()
 			}
+			r.moved(e.Seq)
 			s.mu.Unlock()
 			r.advance(&e)
 			return e, true, nil
@@ -71,8 +89,22 @@ func (r *Reader) Next(ctx context.Context) (Entry, bool, error) {
 		return Entry{}, false, fmt.Errorf("stream %s: read after %d: %w", r.l.o.Stream, r.pos.Seq, err)
 	}
 	e := r.l.entry(m)
+	s.mu.Lock()
+	r.moved(e.Seq)
+	s.mu.Unlock()
 	r.advance(&e)
 	return e, true, nil
+}
+
+// moved tells a writer that may wait for this reader. s.mu is held.
+func (r *Reader) moved(seq uint64) {
+	r.read = seq
+	if r.paced {
+		select {
+		case r.s.moved <- struct{}{}:
+		default:
+		}
+	}
 }
 
 // advance moves the reader behind e and notes what is missing before it.
