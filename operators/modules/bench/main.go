@@ -21,6 +21,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
+	"runtime/debug"
 	"slices"
 	"time"
 
@@ -64,11 +66,13 @@ func newBatch(tags, rows int, params []float64) *batch {
 
 func main() {
 	verbose := flag.Bool("v", false, "print each shape to stderr")
-	rounds := flag.Int("rounds", 41, "rounds per kernel and shape")
+	rounds := flag.Int("rounds", 101, "rounds per kernel and shape")
 	cc := flag.String("cc", "clang-16", "C compiler of the native side")
 	only := flag.String("kernel", "", "run this kernel only")
 	dir := flag.String("dir", "operators/modules", "folder of the kernels' sources")
 	flag.Parse()
+	runtime.LockOSThread() // less noise: one thread, and no garbage collection beside it
+	debug.SetGCPercent(-1)
 	if err := run(*dir, *cc, *only, *rounds, *verbose); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
