@@ -51,15 +51,13 @@ func Child(ctx context.Context, in io.Reader, out io.Writer) error {
 	}
 	before, _ := app.Usage()
 	fmt.Fprintln(out, "READY")
-	var began, last time.Time
+	began := time.Now()
+	var last time.Time
 	n := int64(0)
 	for n < j.Count {
 		time.Sleep(20 * time.Millisecond)
 		now := time.Now()
 		if m := count(); m != n {
-			if n == 0 {
-				began = now
-			}
 			n, last = m, now
 		}
 		switch {
