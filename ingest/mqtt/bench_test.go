@@ -277,7 +277,10 @@ func benchPaho(job benchJob) error {
 	if job.Subject == "paced" {
 		o.SetCustomOpenConnectionFn(func(u *url.URL, _ paho.ClientOptions) (net.Conn, error) {
 			c, err := net.Dial("tcp", u.Host)
-			return &pacedConn{Conn: c}, err
+			if err != nil {
+				return nil, err
+			}
+			return newPacedConn(c), nil
 		})
 	}
 	c := paho.NewClient(o)

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	paho "github.com/eclipse/paho.mqtt.golang"
+
+	"github.com/penstock/penstock/internal/quickack"
 )
 
 const (
@@ -29,11 +31,14 @@ const (
 // reader in its pause sees them up to readInterval late.
 type pacedConn struct {
 	net.Conn
+	quick  func()    // after each read; see quickack.For
 	last   time.Time // end of the last read
 	full   bool      // it filled its buffer: there is more
 	buffer []byte    // for small reads; allocated when one comes
 	r, w   int
 }
+
+func newPacedConn(c net.Conn) *pacedConn { return &pacedConn{Conn: c, quick: quickack.For(c)} }
 
 func (c *pacedConn) Read(p []byte) (int, error) {
 	if c.r == c.w {
@@ -62,6 +67,7 @@ func (c *pacedConn) read(p []byte) (int, error) {
 	}
 	n, err := c.Conn.Read(p)
 	c.last, c.full = time.Now(), n == len(p)
+	c.quick()
 	return n, err
 }
 
@@ -78,7 +84,7 @@ func dial(ctx context.Context, u *url.URL, t *tls.Config, timeout time.Duration)
 		if err != nil {
 			return nil, err
 		}
-		conn := net.Conn(&pacedConn{Conn: raw})
+		conn := net.Conn(newPacedConn(raw))
 		if !encrypted(u) {
 			return conn, nil
 		}

@@ -249,7 +249,7 @@ func TestPacedConn(t *testing.T) {
 	for _, size := range []int{16, readBuffer} { // through its own buffer, and straight
 		synctest.Test(t, func(t *testing.T) {
 			near, far := net.Pipe()
-			c := &pacedConn{Conn: near}
+			c := newPacedConn(near)
 			p := make([]byte, size)
 			read := func() (string, time.Duration) {
 				began := time.Now()

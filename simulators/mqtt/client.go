@@ -13,6 +13,8 @@ import (
 	"net"
 	"net/url"
 	"time"
+
+	"github.com/penstock/penstock/internal/quickack"
 )
 
 // window is how many messages may await their acknowledgement: more and the
@@ -36,9 +38,10 @@ const (
 // uses it: whoever publishes reads the acknowledgements too, so that nothing
 // waits and nothing is handed over.
 type client struct {
-	conn net.Conn
-	r    *bufio.Reader
-	w    *bufio.Writer
+	conn  net.Conn
+	r     *bufio.Reader
+	w     *bufio.Writer
+	quick func()
 }
 
 // connect opens a connection and a session that the broker keeps. ctx bounds
@@ -60,7 +63,11 @@ func connect(ctx context.Context, c *Config) (*client, error) {
 	if err != nil {
 		return nil, err
 	}
-	k := &client{conn: conn, r: bufio.NewReaderSize(conn, 16<<10), w: bufio.NewWriterSize(conn, 64<<10)}
+	raw := conn
+	if t, ok := conn.(*tls.Conn); ok {
+		raw = t.NetConn()
+	}
+	k := &client{conn: conn, r: bufio.NewReaderSize(conn, 16<<10), w: bufio.NewWriterSize(conn, 64<<10), quick: quickack.For(raw)}
 	if err := k.hello(ctx, c); err != nil {
 		conn.Close()
 		return nil, fmt.Errorf("broker %s: %w", c.Broker, err)
@@ -123,9 +130,13 @@ func (k *client) read() (kind byte, id uint16, err error) {
 	if err := k.conn.SetReadDeadline(time.Now().Add(stall)); err != nil {
 		return 0, 0, err
 	}
+	waits := k.r.Buffered() == 0
 	head, err := k.r.ReadByte()
 	if err != nil {
 		return 0, 0, err
+	}
+	if waits {
+		k.quick()
 	}
 	n, err := binary.ReadUvarint(k.r)
 	if err != nil {
