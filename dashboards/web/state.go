@@ -25,7 +25,7 @@ type state struct {
 	Active   int               `json:"active"`
 	Tags     []string          `json:"tags"`
 	Suspects []string          `json:"suspects"` // tags with anomalies, most recent first
-	Faults   any               `json:"faults,omitempty"`
+	Faults   []Fault           `json:"faults"`   // newest first; null without a simulated plant
 }
 
 type node struct {
@@ -71,7 +71,7 @@ func (r *rates) update(t pipeline.Totals, now time.Time) {
 	r.at, r.edges, r.in = now, t.Edges, t.Ingested
 }
 
-// maxListed bounds the alerts in one answer.
+// maxListed bounds the alerts, and the faults, in one answer.
 const maxListed = 200
 
 func (p *Page) state() state {
@@ -122,7 +122,9 @@ func (p *Page) state() state {
 		s.Alerts = all[:min(len(all), maxListed)]
 	}
 	if faults != nil {
-		s.Faults = faults()
+		all := faults()
+		slices.Reverse(all)
+		s.Faults = all[:min(len(all), maxListed)]
 	}
 	s.Tags, s.Suspects = p.series.names()
 	return s

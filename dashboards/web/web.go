@@ -45,6 +45,16 @@ type Alert struct {
 	Value    float64    `json:"value"`
 }
 
+// Fault is one fault of a simulated plant, and how soon an alert told of it.
+type Fault struct {
+	Kind   string     `json:"kind"`
+	Asset  string     `json:"asset"`
+	Tags   []string   `json:"tags"`
+	Start  time.Time  `json:"start"`
+	End    *time.Time `json:"end"`
+	DelayS *float64   `json:"delay_s"` // from its start to the first alert; null: none yet
+}
+
 // Page collects what flows and serves it. Safe for concurrent use.
 type Page struct {
 	o      Options
@@ -53,7 +63,7 @@ type Page struct {
 
 	mu     sync.Mutex
 	live   Live
-	faults func() any
+	faults func() []Fault
 	rates  rates
 }
 
@@ -70,7 +80,7 @@ func (p *Page) Attach(l Live) {
 }
 
 // SetFaults makes the page show the ground truth of a simulated plant.
-func (p *Page) SetFaults(f func() any) {
+func (p *Page) SetFaults(f func() []Fault) {
 	p.mu.Lock()
 	p.faults = f
 	p.mu.Unlock()

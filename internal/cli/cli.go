@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"os/signal"
@@ -32,8 +33,9 @@ sinks. One YAML file describes it all.`,
 	var level, format string
 	root.PersistentFlags().StringVar(&level, "log-level", "info", "debug, info, warn or error")
 	root.PersistentFlags().StringVar(&format, "log-format", "text", "text or json; logs go to standard error")
-	logger := func() (*slog.Logger, error) { return newLogger(level, format) }
-	root.AddCommand(demoCommand(logger), runCommand(logger), validateCommand(), graphCommand(), schemaCommand(), versionCommand(), benchCommand(logger))
+	loggerTo := func(w io.Writer) (*slog.Logger, error) { return newLogger(w, level, format) }
+	logger := func() (*slog.Logger, error) { return loggerTo(os.Stderr) }
+	root.AddCommand(demoCommand(loggerTo), runCommand(logger), validateCommand(), graphCommand(), schemaCommand(), versionCommand(), benchCommand(logger))
 	root.AddCommand(operatorCommand(), benchChildCommand())
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
@@ -56,7 +58,7 @@ sinks. One YAML file describes it all.`,
 
 type usageError struct{ error }
 
-func newLogger(level, format string) (*slog.Logger, error) {
+func newLogger(w io.Writer, level, format string) (*slog.Logger, error) {
 	var l slog.Level
 	if err := l.UnmarshalText([]byte(level)); err != nil {
 		return nil, usageError{fmt.Errorf("--log-level %q: write debug, info, warn or error", level)}
@@ -64,9 +66,9 @@ func newLogger(level, format string) (*slog.Logger, error) {
 	o := &slog.HandlerOptions{Level: l}
 	switch format {
 	case "text":
-		return slog.New(slog.NewTextHandler(os.Stderr, o)), nil
+		return slog.New(slog.NewTextHandler(w, o)), nil
 	case "json":
-		return slog.New(slog.NewJSONHandler(os.Stderr, o)), nil
+		return slog.New(slog.NewJSONHandler(w, o)), nil
 	}
 	return nil, usageError{fmt.Errorf("--log-format %q: write text or json", format)}
 }
