@@ -63,6 +63,7 @@ type feed struct {
 	pos    journal.Position // collected
 	done   journal.Position // accepted
 	seq    atomic.Uint64    // done.Seq, for others
+	purged int64            // what the log had appended at the newest purge
 	schema *arrow.Schema // newest, and with its node
 	tagged *arrow.Schema
 }
@@ -130,7 +131,7 @@ func (r *Runner) Run(ctx context.Context) (err error) {
 		for _, f := range r.feeds {
 			f.r.Close()
 		}
-		err = errors.Join(err, r.persist(background))
+		err = errors.Join(err, r.persist(background, 0))
 		if connected {
 			cctx, cancel := context.WithTimeout(background, 10*time.Second)
 			defer cancel()
@@ -162,7 +163,7 @@ func (r *Runner) Run(ctx context.Context) (err error) {
 			return fmt.Errorf("sink %s: %w", r.o.Name, err)
 		}
 		if r.changed && time.Since(r.saved) >= r.o.Persist {
-			if err := r.persist(background); err != nil {
+			if err := r.persist(background, purgeBytes); err != nil {
 				return fmt.Errorf("sink %s: %w", r.o.Name, err)
 			}
 		}
@@ -305,8 +306,13 @@ func (r *Runner) accepted() {
 	}
 }
 
-// persist stores how far the sink has come, and frees what lies before.
-func (r *Runner) persist(ctx context.Context) error {
+// purgeBytes is how much a queue grows before what the sink has accepted is
+// deleted: each purge makes the server load a block.
+const purgeBytes = 32 << 20
+
+// persist stores how far the sink has come, frees what lies before, and
+// deletes it from a queue that has grown by at least purge bytes.
+func (r *Runner) persist(ctx context.Context, purge int64) error {
 	r.saved = time.Now()
 	if !r.changed {
 		return nil
@@ -325,7 +331,8 @@ func (r *Runner) persist(ctx context.Context) error {
 	r.changed = false
 	for _, f := range r.feeds {
 		f.Log.Release(r.holder(), f.Shard, f.done.Seq)
-		if f.Sources == nil {
+		if grown := f.Log.Appended(); f.Sources == nil && grown-f.purged >= purge {
+			f.purged = grown
 			if err := f.Log.Purge(ctx, f.Shard, f.done.Seq); err != nil {
 				return err
 			}

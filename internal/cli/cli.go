@@ -19,6 +19,7 @@ import (
 // Main runs the command line and returns the exit status: 0 done, 1 failed,
 // 2 wrong usage or config.
 func Main(args []string) int {
+	keepMemorySmall()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	root := &cobra.Command{

@@ -58,6 +58,7 @@ type Log struct {
 	holders map[holder]uint64 // last sequence released by each reader that must see everything
 	unread  []sized           // appended and not yet released by all holders, oldest first
 	bytes   int64             // sum of unread
+	total   int64             // bytes appended since Open
 	freed   chan struct{}     // closed and replaced when a release frees something
 }
 
@@ -92,7 +93,7 @@ type shard struct {
 // What a shard keeps in memory for readers that keep up.
 const (
 	tailEntries = 64
-	tailRows    = 64 << 10
+	tailRows    = 48 << 10
 )
 
 // Open opens or creates the stream of a Log.
@@ -194,7 +195,9 @@ func (l *Log) Append(ctx context.Context, shard int, m Meta, rec arrow.Record) (
 	s.append.Lock()
 	defer s.append.Unlock()
 	m.Batch, m.Row = s.batch, s.row
-	s.pace(ctx, l.o.Patience)
+	if rec != nil {
+		s.pace(ctx, l.o.Patience, rec.NumRows())
+	}
 	msg, err := encode(s.subject, m, rec, l.o.Alloc)
 	if err != nil {
 		return 0, err
@@ -259,6 +262,7 @@ func (l *Log) Append(ctx context.Context, shard int, m Meta, rec arrow.Record) (
 	s.last = seq
 	s.batch++
 	l.mu.Lock()
+	l.total += size
 	if len(l.holders) > 0 {
 		l.unread = append(l.unread, sized{seq, shard, size})
 		l.bytes += size
@@ -309,8 +313,9 @@ func (s *shard) publish(e Entry, prev uint64) {
 // pace waits, for at most the given time, until no paced reader would fall
 // behind what is kept in memory by one more entry. A reader that has not moved
 // since the last wait for it was in vain is not waited for again: it does not
-// work at all, and must not slow down the others.
-func (s *shard) pace(ctx context.Context, patience time.Duration) {
+// work at all, and must not slow down the others. rows is how many the entry
+// has.
+func (s *shard) pace(ctx context.Context, patience time.Duration, rows int64) {
 	if patience <= 0 {
 		return
 	}
@@ -318,7 +323,7 @@ func (s *shard) pace(ctx context.Context, patience time.Duration) {
 	for {
 		s.mu.Lock()
 		var slow *Reader
-		if len(s.tail) >= tailEntries || s.rows >= tailRows {
+		if len(s.tail) > 0 && (len(s.tail) >= tailEntries || s.rows+rows > tailRows) {
 			for r := range s.subs {
 				if r.paced && r.read < s.tail[0].Seq && r.read != r.vain {
 					slow = r
@@ -433,6 +438,13 @@ func (l *Log) Backlog() int64 {
 	return l.bytes
 }
 
+// Appended returns how many bytes were appended since Open.
+func (l *Log) Appended() int64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.total
+}
+
 // Purge deletes what the shard holds before sequence seq; at least its newest
 // entry stays.
 func (l *Log) Purge(ctx context.Context, shard int, seq uint64) error {
@@ -442,6 +454,9 @@ func (l *Log) Purge(ctx context.Context, shard int, seq uint64) error {
 	s.mu.Unlock()
 	if seq == 0 {
 		return nil
+	}
+	if l.o.Shards == 1 { // cheaper: the server need not look at subjects
+		return l.stream.Purge(ctx, jetstream.WithPurgeSequence(seq))
 	}
 	return l.stream.Purge(ctx, jetstream.WithPurgeSubject(s.subject), jetstream.WithPurgeSequence(seq))
 }
