@@ -70,9 +70,11 @@ func BenchmarkSubscriber(b *testing.B) {
 					b.ReportMetric(r.CPU/float64(job.Count)*1e6, "CPU-s/M")
 					b.ReportMetric(float64(job.Count)/r.Seconds, "readings/s")
 					b.ReportMetric(float64(r.RSS)/1e6, "RSS-MB")
-					if subject == "ours" {
+					if subject == "ours" && job.Rate > 0 {
 						b.ReportMetric(r.P50, "p50-ms")
 						b.ReportMetric(r.P99, "p99-ms")
+					}
+					if subject == "ours" {
 						b.ReportMetric(float64(r.Batches), "batches")
 					}
 				}
