@@ -51,7 +51,7 @@ type Source struct {
 	next     int              // the first of them
 	readySet *ackSet
 	spare    []*ackSet
-	refused  throttle // logs of messages that were dropped
+	refused  throttle // logs of messages that were dropped, all topics together
 }
 
 // New returns a source that is not connected yet.
@@ -155,29 +155,34 @@ func (s *Source) decode(m *message) {
 	}
 	switch {
 	case r.err != nil:
-		s.refuse(m, r.reason, r.err)
+		s.refuse(r, m, r.reason, r.err)
 	case m.payload == nil && m.size > 0:
-		s.refuse(m, "payload_too_large", fmt.Errorf("the payload has %d bytes, and max_payload is %d", m.size, s.cfg.MaxPayload))
+		s.refuse(r, m, "payload_too_large", fmt.Errorf("the payload has %d bytes, and max_payload is %d", m.size, s.cfg.MaxPayload))
 	default:
 		s.bytes += len(m.payload)
 		if _, err := r.decoder.Decode(s.batcher, r.target, m.payload, m.at.UnixNano()); err != nil {
-			s.refuse(m, "undecodable", err)
+			s.refuse(r, m, "undecodable", err)
 		}
 		if n := r.decoder.NoTime; n > 0 {
 			r.decoder.NoTime = 0
 			s.env.Meter.Ingested(s.env.Name, n)
-			s.drop(m, "no_time", n, fmt.Errorf("%d readings have no time, and time_missing is drop", n))
+			s.drop(r, m, "no_time", n, fmt.Errorf("%d readings have no time, and time_missing is drop", n))
 		}
 	}
 }
 
 // refuse drops a message.
-func (s *Source) refuse(m *message, reason string, err error) { s.drop(m, reason, 1, err) }
+func (s *Source) refuse(r *route, m *message, reason string, err error) { s.drop(r, m, reason, 1, err) }
 
-func (s *Source) drop(m *message, reason string, n int, err error) {
+// drop counts, and logs each topic once in ten seconds. However many topics
+// there are, the log takes only so many lines.
+func (s *Source) drop(r *route, m *message, reason string, n int, err error) {
 	s.env.Meter.Dropped(s.env.Name, reason, n)
-	if count, ok := s.refused.allow(m.at); ok {
-		s.log.Warn("message dropped", "topic", string(m.topic), "reason", reason, "error", err.Error(), "dropped_since_last_log", count)
+	if !r.refused.due(m.at, 1) {
+		return
+	}
+	if s.refused.due(m.at, maxDropLogs) {
+		s.log.Warn("message dropped", "topic", string(m.topic), "reason", reason, "error", err.Error(), "dropped_since_last_log", r.refused.take())
 	}
 }
 
@@ -354,17 +359,32 @@ func signal(c chan struct{}) {
 	}
 }
 
-// throttle lets one log line through in ten seconds, and counts.
+const (
+	dropLogEvery = 10 * time.Second
+	maxDropLogs  = 50 // log lines of all topics in that time
+)
+
+// throttle lets some log lines through in each dropLogEvery, and counts all.
 type throttle struct {
-	last  time.Time
-	count int
+	since time.Time
+	lines int // since then
+	count int // since take
 }
 
-func (t *throttle) allow(now time.Time) (count int, ok bool) {
+// due notes that there is something to log and reports whether it is one of
+// the first lines of its time.
+func (t *throttle) due(now time.Time, lines int) bool {
 	t.count++
-	if !t.last.IsZero() && now.Sub(t.last) < 10*time.Second {
-		return 0, false
+	if t.since.IsZero() || now.Sub(t.since) >= dropLogEvery {
+		t.since, t.lines = now, 0
 	}
-	count, t.last, t.count = t.count, now, 0
-	return count, true
+	t.lines++
+	return t.lines <= lines
+}
+
+// take returns how often due was called since the last take.
+func (t *throttle) take() int {
+	n := t.count
+	t.count = 0
+	return n
 }

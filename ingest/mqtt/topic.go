@@ -188,6 +188,7 @@ type route struct {
 	target  *decode.Target
 	reason  string // of dropping
 	err     error
+	refused throttle // logs of its messages that were dropped
 }
 
 // newRoute resolves a topic.
