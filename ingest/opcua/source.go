@@ -16,6 +16,7 @@ package opcua
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"math/rand/v2"
@@ -69,7 +70,7 @@ func New(cfg Config, env pipeline.Env) (*Source, error) {
 	if env.Tags == nil {
 		env.Tags = pipeline.NewTags(nil)
 	}
-	return &Source{cfg: cfg, env: env, log: env.Log.With("source", env.Name, "endpoint", cfg.Endpoint), batcher: ingest.NewBatcher(cfg.Batch, env),
+	return &Source{cfg: cfg, env: env, log: env.Log.With("endpoint", cfg.Endpoint), batcher: ingest.NewBatcher(cfg.Batch, env),
 		deliveries: make(chan *delivery), closed: make(chan struct{})}, nil
 }
 
@@ -84,7 +85,7 @@ func (s *Source) Connect(ctx context.Context) error {
 	}
 	l, err := s.open(ctx)
 	if err != nil {
-		return err
+		return fmt.Errorf("OPC UA server %s: %w", s.cfg.Endpoint, err)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
