@@ -26,8 +26,12 @@ type RunnerOptions struct {
 	// Lateness and IdleAfter are those of [BatchConfig]. With IdleAfter 0 the
 	// source never counts as idle before it ends.
 	Lateness, IdleAfter time.Duration
-	Meter               *pipeline.Meter
-	Log                 *slog.Logger
+	// RetryRefused is how often a source is connected again that its peer
+	// refuses for good: a wrong password of one source must not stop the
+	// others, and a person may mend it at the peer. With 0 the refusal ends Run.
+	RetryRefused time.Duration
+	Meter        *pipeline.Meter
+	Log          *slog.Logger
 }
 
 // Runner moves batches from one source into the journal and acknowledges them.
@@ -40,6 +44,9 @@ type Runner struct {
 	seen      []int64 // by shard: the watermark its newest entry carried
 	idle      bool
 	last      time.Time // when the last rows came
+
+	draining context.Context // ends with drain
+	drain    context.CancelFunc
 }
 
 // NewRunner returns a Runner.
@@ -48,34 +55,37 @@ func NewRunner(o RunnerOptions) *Runner {
 	for i := range r.seen {
 		r.seen[i] = math.MinInt64
 	}
+	r.draining, r.drain = context.WithCancel(context.Background())
 	return r
+}
+
+// Drain stops new deliveries, if the source can: Run then ends once what was
+// taken is in the journal, or at once when the source is not connected yet. It
+// reports whether Run will end. It may be called while Run runs.
+func (r *Runner) Drain(ctx context.Context) (bool, error) {
+	d, ok := r.o.Source.(pipeline.Draining)
+	if !ok {
+		return false, nil
+	}
+	r.drain()
+	return true, d.Drain(ctx)
 }
 
 // Run connects the source and works until ctx ends (nil), the source ends (nil;
 // its last tick lets all windows close) or fails for good. It does not close
 // the source.
 func (r *Runner) Run(ctx context.Context) error {
-	eb := backoff.NewExponentialBackOff()
-	eb.InitialInterval, eb.MaxInterval = 250*time.Millisecond, 10*time.Second
 	connected := make(chan struct{})
 	// While the first connection is awaited, the source must not hold time back.
 	waiting := make(chan error, 1)
 	go func() { waiting <- r.awaitConnect(ctx, connected) }()
-	_, err := backoff.Retry(ctx, func() (struct{}, error) {
-		err := r.o.Source.Connect(ctx)
-		if pipeline.IsPermanent(err) {
-			err = backoff.Permanent(err)
-		}
-		return struct{}{}, err
-	}, backoff.WithBackOff(eb), backoff.WithMaxElapsedTime(0), backoff.WithNotify(func(err error, d time.Duration) {
-		r.o.Log.Warn("source cannot connect; trying again", "in", d.Round(time.Millisecond), "error", err)
-	}))
+	err := r.connect(ctx)
 	close(connected)
 	if werr := <-waiting; err == nil {
 		err = werr
 	}
 	if err != nil {
-		if ctx.Err() != nil {
+		if ctx.Err() != nil || r.draining.Err() != nil {
 			return nil
 		}
 		return fmt.Errorf("source %s: %w", r.o.Name, err)
@@ -96,6 +106,35 @@ func (r *Runner) Run(ctx context.Context) error {
 			return nil
 		default:
 			return fmt.Errorf("source %s: %w", r.o.Name, err)
+		}
+	}
+}
+
+// connect tries until the source is connected, is refused for good, is drained,
+// or ctx ends.
+func (r *Runner) connect(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(r.draining, cancel)()
+	eb := backoff.NewExponentialBackOff()
+	eb.InitialInterval, eb.MaxInterval = 250*time.Millisecond, 10*time.Second
+	for {
+		err := r.o.Source.Connect(ctx)
+		if err == nil || ctx.Err() != nil {
+			return err
+		}
+		pause := eb.NextBackOff()
+		if !pipeline.IsPermanent(err) {
+			r.o.Log.Warn("source cannot connect; trying again", "in", pause.Round(time.Millisecond), "error", err)
+		} else if pause = r.o.RetryRefused; pause > 0 {
+			r.o.Log.Error("source is refused; the others go on; trying again", "in", pause, "error", err)
+		} else {
+			return err
+		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return ctx.Err()
 		}
 	}
 }

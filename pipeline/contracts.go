@@ -17,8 +17,9 @@ type AckFunc func(err error)
 // Source brings readings in. One goroutine calls Read at a time; Close may be
 // called while Read runs and makes it return.
 type Source interface {
-	// Connect makes the first connection. An error that [IsPermanent] stops
-	// the pipeline's start; any other is retried with back-off. After Connect
+	// Connect makes the first connection. Its errors are retried with back-off.
+	// One that [IsPermanent] ends a source that reads files; one with a peer is
+	// retried slowly, for the refusal may be mended there. After Connect
 	// the source keeps itself connected: a drop is its own business.
 	Connect(ctx context.Context) error
 	// Read waits for the next batch, which the caller owns. The ack is never

@@ -59,7 +59,8 @@ type App struct {
 type runningSource struct {
 	name string
 	source
-	ended chan struct{}
+	runner *ingest.Runner
+	ended  chan struct{}
 }
 
 // Start opens the journal, restores what an earlier run left, and starts
@@ -171,7 +172,7 @@ func Start(ctx context.Context, o Options) (a *App, err error) {
 		if err != nil {
 			return nil, a.at(c.Name, err)
 		}
-		a.sources = append(a.sources, runningSource{c.Name, s, make(chan struct{})})
+		a.sources = append(a.sources, runningSource{name: c.Name, source: s, ended: make(chan struct{})})
 	}
 
 	for _, r := range a.sinks {
@@ -180,10 +181,11 @@ func Start(ctx context.Context, o Options) (a *App, err error) {
 	for _, w := range a.workers {
 		a.run(&a.rest, func() error { return w.Run(restCtx) })
 	}
-	for _, s := range a.sources {
-		r := ingest.NewRunner(ingest.RunnerOptions{Name: s.name, Source: s.Source, Journal: a.journal, Shards: j.Shards, Lateness: s.lateness,
-			IdleAfter: s.idleAfter, Meter: o.Meter, Log: env(s.name).Log})
-		a.run(&a.sourcing, func() error { defer close(s.ended); return r.Run(srcCtx) })
+	for i := range a.sources {
+		s := &a.sources[i]
+		s.runner = ingest.NewRunner(ingest.RunnerOptions{Name: s.name, Source: s.Source, Journal: a.journal, Shards: j.Shards, Lateness: s.lateness,
+			IdleAfter: s.idleAfter, RetryRefused: s.retryRefused, Meter: o.Meter, Log: env(s.name).Log})
+		a.run(&a.sourcing, func() error { defer close(s.ended); return s.runner.Run(srcCtx) })
 	}
 	go func() {
 		a.sourcing.Wait()
@@ -268,10 +270,11 @@ func behind(end, seq uint64) uint64 {
 func (a *App) Stop(ctx context.Context) error {
 	a.ready.Store(false)
 	for _, s := range a.sources {
-		if d, ok := s.Source.(pipeline.Draining); ok {
-			if err := d.Drain(ctx); err != nil {
-				a.o.Log.Warn("source does not drain", "source", s.name, "error", err)
-			}
+		ends, err := s.runner.Drain(ctx)
+		if err != nil {
+			a.o.Log.Warn("source does not drain", "source", s.name, "error", err)
+		}
+		if ends {
 			select {
 			case <-s.ended:
 			case <-ctx.Done():

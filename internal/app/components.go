@@ -58,8 +58,12 @@ func Registry() config.Registry {
 // source is a built source with what its runner must know.
 type source struct {
 	pipeline.Source
-	lateness, idleAfter time.Duration
+	lateness, idleAfter, retryRefused time.Duration
 }
+
+// retryRefused is seldom enough for servers that lock a user out after a few
+// wrong passwords in a row.
+const retryRefused = 30 * time.Second
 
 func newSource(settings any, env pipeline.Env) (s source, err error) {
 	var b ingest.BatchConfig
@@ -77,6 +81,9 @@ func newSource(settings any, env pipeline.Env) (s source, err error) {
 		err = fmt.Errorf("no source has settings %T", settings)
 	}
 	s.lateness, s.idleAfter = b.Lateness, b.IdleAfter
+	if _, finite := settings.(*replay.Config); !finite {
+		s.retryRefused = retryRefused
+	}
 	return s, err
 }
 
