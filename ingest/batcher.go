@@ -40,14 +40,14 @@ type BatchConfig struct {
 
 // DefaultBatch are the settings where the YAML is silent.
 func DefaultBatch() BatchConfig {
-	return BatchConfig{MaxRows: 8192, Linger: 10 * time.Millisecond, MaxFuture: 10 * time.Minute,
+	return BatchConfig{MaxRows: 4096, Linger: 10 * time.Millisecond, MaxFuture: 10 * time.Minute,
 		MaxPast: 10 * 365 * 24 * time.Hour, MaxTags: 100_000, Lateness: 2 * time.Second, IdleAfter: 10 * time.Second}
 }
 
 // Validate checks the settings.
 func (c *BatchConfig) Validate(p *pipeline.Problems) {
 	if c.MaxRows < 1 || c.MaxRows > 1<<20 {
-		p.Add("max_rows", fmt.Sprintf("%d is out of range", c.MaxRows), "write 1 to 1048576; 8192 suits most gateways")
+		p.Add("max_rows", fmt.Sprintf("%d is out of range", c.MaxRows), "write 1 to 1048576; 4096 suits most gateways")
 	}
 	for _, d := range []struct {
 		key string
@@ -342,12 +342,20 @@ func (b *Batcher) record(tags []TagID, order []int32, base int32) arrow.Record {
 }
 
 func (b *Batcher) textArray(order []int32) arrow.Array {
+	if !b.hasText { // nearly always: all null
+		n := len(order)
+		offsets, valid := b.buffer((n+1)*4), b.buffer((n+7)/8)
+		clear(offsets.Bytes())
+		clear(valid.Bytes())
+		d := array.NewData(arrow.BinaryTypes.String, n, []*memory.Buffer{valid, offsets, nil}, nil, n, 0)
+		offsets.Release()
+		valid.Release()
+		a := array.MakeFromData(d)
+		d.Release()
+		return a
+	}
 	tb := array.NewStringBuilder(b.env.Alloc)
 	defer tb.Release()
-	if !b.hasText {
-		tb.AppendNulls(len(order))
-		return tb.NewArray()
-	}
 	tb.Reserve(len(order))
 	for _, i := range order {
 		if b.flags[i]&rowHasText == 0 {

@@ -308,7 +308,7 @@ func (r *Runner) accepted() {
 
 // purgeBytes is how much a queue grows before what the sink has accepted is
 // deleted: each purge makes the server load a block.
-const purgeBytes = 32 << 20
+const purgeBytes = 128 << 20
 
 // persist stores how far the sink has come, frees what lies before, and
 // deletes it from a queue that has grown by at least purge bytes.

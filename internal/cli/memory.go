@@ -23,7 +23,7 @@ func keepMemorySmall() {
 		live := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
 		for range time.Tick(time.Second) {
 			metrics.Read(live)
-			debug.SetMemoryLimit(max(smallHeap, int64(live[0].Value.Uint64())*3/2+16<<20))
+			debug.SetMemoryLimit(max(smallHeap, int64(live[0].Value.Uint64())*5/4+8<<20))
 		}
 	}()
 }

@@ -73,12 +73,13 @@ const headerKey = "Penstock"
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// encode makes the message of a record. rows is how many it has.
-func encode(subject string, m Meta, rec arrow.Record, alloc memory.Allocator) (*nats.Msg, error) {
-	var body bytes.Buffer
+// encode makes the message of a record. Its data lies in body, which it
+// overwrites.
+func encode(body *bytes.Buffer, subject string, m Meta, rec arrow.Record, alloc memory.Allocator) (*nats.Msg, error) {
+	body.Reset()
 	if rec != nil {
 		body.Grow(encodedSize(rec))
-		w := ipc.NewWriter(&body, ipc.WithSchema(rec.Schema()), ipc.WithAllocator(alloc))
+		w := ipc.NewWriter(body, ipc.WithSchema(rec.Schema()), ipc.WithAllocator(alloc))
 		if err := w.Write(rec); err != nil {
 			return nil, fmt.Errorf("encode batch: %w", err)
 		}

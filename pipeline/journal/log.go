@@ -1,6 +1,7 @@
 package journal
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -80,6 +81,7 @@ type shard struct {
 	last   uint64     // sequence of the newest entry; guarded by append and mu
 	batch  uint64
 	row    uint64
+	body   bytes.Buffer // of the newest message: used again for the next
 
 	mu    sync.Mutex
 	newst uint64 // last, for readers
@@ -198,7 +200,7 @@ func (l *Log) Append(ctx context.Context, shard int, m Meta, rec arrow.Record) (
 	if rec != nil {
 		s.pace(ctx, l.o.Patience, rec.NumRows())
 	}
-	msg, err := encode(s.subject, m, rec, l.o.Alloc)
+	msg, err := encode(&s.body, s.subject, m, rec, l.o.Alloc)
 	if err != nil {
 		return 0, err
 	}
