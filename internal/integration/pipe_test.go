@@ -128,11 +128,11 @@ type point struct {
 	at  int64 // ns
 }
 
-// points returns a field of all rows of a measurement.
-func points(t *testing.T, db *testpeer.InfluxDB, measurement, field string) map[point]any {
+// points returns a field of all rows that a node of the graph made.
+func points(t *testing.T, db *testpeer.InfluxDB, node, field string) map[point]any {
 	t.Helper()
 	m := map[point]any{}
-	for _, row := range db.Query(fmt.Sprintf(`from(bucket: %q) |> range(start: 1970-01-01T00:00:00Z, stop: 2200-01-01T00:00:00Z) |> filter(fn: (r) => r._measurement == %q and r._field == %q)`, db.Bucket, measurement, field)) {
+	for _, row := range db.Query(fmt.Sprintf(`from(bucket: %q) |> range(start: 1970-01-01T00:00:00Z, stop: 2200-01-01T00:00:00Z) |> filter(fn: (r) => r.node == %q and r._field == %q)`, db.Bucket, node, field)) {
 		k := point{row["tag"].(string), row["_time"].(time.Time).UnixNano()}
 		require.NotContains(t, m, k, "a row is there twice")
 		m[k] = row["_value"]

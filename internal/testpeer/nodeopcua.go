@@ -20,8 +20,9 @@ import (
 
 // NodeOPCUAConfig says what the server offers.
 type NodeOPCUAConfig struct {
-	Counters int  // variables Counter0…, 20 when 0
-	Expired  bool // the server's certificate ended days ago
+	Counters  int      // variables Counter0…, 20 when 0
+	Variables []string // further ones, with node id ns=1;s=NAME, published like counters
+	Expired   bool     // the server's certificate ended days ago
 }
 
 // OPCUAServer is a running node-opcua server: a peer that is not the library
@@ -65,6 +66,9 @@ func NodeOPCUA(t testing.TB, cfg NodeOPCUAConfig) *OPCUAServer {
 			args := []string{filepath.Join(dir, "server.js"), "--port", strconv.Itoa(s.port), "--pki", s.PKI, "--counters", strconv.Itoa(cfg.Counters)}
 			if cfg.Expired {
 				args = append(args, "--expired")
+			}
+			if len(cfg.Variables) > 0 {
+				args = append(args, "--variables", strings.Join(cfg.Variables, ","))
 			}
 			cmd := exec.Command(node, args...)
 			cmd.Env = append(os.Environ(), "NODEOPCUA_LOG_LEVEL=ERROR")

@@ -1,11 +1,11 @@
 // An OPC UA server that is not our own library, for the tests of ingest/opcua.
 //
-//   node server.js --port 0 --pki DIR [--counters 20] [--expired]
+//   node server.js --port 0 --pki DIR [--counters 20] [--expired] [--variables A,B]
 //
 // It offers None, and Basic256Sha256, Aes128_Sha256_RsaOaep and
 // Aes256_Sha256_RsaPss with Sign and SignAndEncrypt; anonymous, operator/secret
 // and any user certificate in DIR/user/trusted/certs. When it is up it prints
-// READY {"port":..}. Commands come as lines on stdin and are answered in order:
+// READY {"port":..}. --variables names further counters, in a folder of their own. Commands come as lines on stdin and are answered in order:
 //
 //   publish N   N rounds of new values; for each value TRUTH {...}, then DONE
 //   quit        ends the server
@@ -20,6 +20,7 @@ const { parseArgs } = require("util");
 
 const { values: args } = parseArgs({ options: {
   port: { type: "string", default: "0" }, pki: { type: "string" }, counters: { type: "string", default: "20" }, expired: { type: "boolean", default: false },
+  variables: { type: "string", default: "" },
 } });
 
 async function main() {
@@ -59,6 +60,10 @@ async function main() {
   for (let i = 0; i < Number(args.counters); i++) {
     counters.push(add(line, `Counter${i}`, "Double", { dataType: DataType.Double, value: 0 }));
   }
+  if (args.variables) {
+    const more = space.addFolder("ObjectsFolder", { browseName: "More" });
+    args.variables.split(",").forEach((name) => counters.push(add(more, name, "Double", { dataType: DataType.Double, value: 0 })));
+  }
   const types = space.addFolder(line, { browseName: "Types" });
   const scalars = {
     Boolean: true, SByte: -8, Byte: 200, Int16: -1600, UInt16: 60000, Int32: -320000, UInt32: 4000000000, Float: 1.5, Double: -2.25,
@@ -88,7 +93,7 @@ async function main() {
         const value = round * 1000 + i + 0.5;
         const status = round % 10 === 0 && i === 0 ? StatusCodes.UncertainLastUsableValue : StatusCodes.Good;
         v.setValueFromSource({ dataType: DataType.Double, value }, status, time);
-        console.log("TRUTH " + JSON.stringify({ tag: `Counter${i}`, time: time.getTime(), value, quality: status.value }));
+        console.log("TRUTH " + JSON.stringify({ tag: v.browseName.name, time: time.getTime(), value, quality: status.value }));
       });
     }
     console.log("DONE");
