@@ -148,16 +148,23 @@ type trend struct {
 	Marks  []mark      `json:"marks"`
 }
 
-func (s *series) trend(tags []string) []trend {
+// maxTrends bounds the tags in one answer.
+const maxTrends = 16
+
+// trend returns the newest points of the tags; unknown ones are left out.
+func (s *series) trend(tags []string, reg *pipeline.Tags) []trend {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	out := []trend{}
-	for _, tag := range tags[:min(len(tags), 16)] {
+	for _, tag := range tags[:min(len(tags), maxTrends)] {
 		r, ok := s.tags[tag]
 		if !ok {
 			continue
 		}
-		t := trend{Tag: tag, Marks: []mark{}}
+		t := trend{Tag: tag, Times: []int64{}, Values: []jsonFloat{}, Marks: []mark{}}
+		if reg != nil {
+			t.Unit = reg.Info(tag).Unit
+		}
 		for i := max(0, r.n-ringPoints); i < r.n; i++ {
 			t.Times = append(t.Times, r.times[i%ringPoints]/1e6)
 			t.Values = append(t.Values, jsonFloat(r.values[i%ringPoints]))

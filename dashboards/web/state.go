@@ -37,6 +37,7 @@ type node struct {
 	Module string  `json:"module,omitempty"`
 	Engine string  `json:"engine,omitempty"`
 	Up     *bool   `json:"up,omitempty"`
+	Active int     `json:"active,omitempty"` // alerts of this rule
 }
 
 type edge struct {
@@ -92,10 +93,22 @@ func (p *Page) state() state {
 	if live.Backlog != nil {
 		s.Backlog, s.Queues = live.Backlog()
 	}
+	active := map[string]int{} // by rule
+	if live.Alerts != nil {
+		all := live.Alerts()
+		for _, a := range all {
+			if a.Cleared == nil {
+				s.Active++
+				active[a.Rule]++
+			}
+		}
+		slices.Reverse(all)
+		s.Alerts = all[:min(len(all), maxListed)]
+	}
 	if live.Graph != nil {
 		level := map[string]int{}
 		for _, n := range live.Graph.Nodes {
-			v := node{Name: n.Name, Kind: string(n.Kind), Type: n.Type}
+			v := node{Name: n.Name, Kind: string(n.Kind), Type: n.Type, Active: active[n.Name]}
 			for _, in := range n.Inputs {
 				level[n.Name] = max(level[n.Name], level[in.Node]+1)
 				k := [2]string{in.Node, n.Name}
@@ -110,16 +123,6 @@ func (p *Page) state() state {
 			}
 			s.Nodes = append(s.Nodes, v)
 		}
-	}
-	if live.Alerts != nil {
-		all := live.Alerts()
-		for _, a := range all {
-			if a.Cleared == nil {
-				s.Active++
-			}
-		}
-		slices.Reverse(all)
-		s.Alerts = all[:min(len(all), maxListed)]
 	}
 	if faults != nil {
 		all := faults()

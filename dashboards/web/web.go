@@ -42,7 +42,6 @@ type Alert struct {
 	Raised   time.Time  `json:"raised"`
 	Cleared  *time.Time `json:"cleared"`
 	Message  string     `json:"message"`
-	Value    float64    `json:"value"`
 }
 
 // Fault is one fault of a simulated plant, and how soon an alert told of it.
@@ -96,7 +95,7 @@ func (p *Page) Handler() http.Handler {
 	mux.Handle("GET /", http.FileServerFS(files))
 	mux.HandleFunc("GET /api/state", func(w http.ResponseWriter, _ *http.Request) { reply(w, p.state()) })
 	mux.HandleFunc("GET /api/trend", func(w http.ResponseWriter, r *http.Request) {
-		reply(w, p.series.trend(r.URL.Query()["tag"]))
+		reply(w, p.series.trend(r.URL.Query()["tag"], p.o.Tags))
 	})
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()

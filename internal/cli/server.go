@@ -41,7 +41,7 @@ func serve(listen string, a *app.App, page *web.Page, meter *pipeline.Meter, log
 	page.Attach(web.Live{Graph: a.Graph(), Alerts: func() []web.Alert {
 		var out []web.Alert
 		for _, v := range a.Alerts.All() {
-			out = append(out, web.Alert{ID: v.ID, Rule: v.Rule, Asset: v.Asset, Tag: v.Tag, Severity: v.Severity, Raised: v.Raised, Cleared: v.Cleared, Message: v.Message, Value: v.Value})
+			out = append(out, web.Alert{ID: v.ID, Rule: v.Rule, Asset: v.Asset, Tag: v.Tag, Severity: v.Severity, Raised: v.Raised, Cleared: v.Cleared, Message: v.Message})
 		}
 		return out
 	}, Backlog: a.Backlog})
