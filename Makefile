@@ -30,7 +30,7 @@ bench:
 	$(GO) run . bench
 
 bench-kernels:
-	$(GO) run . bench kernels
+	$(MAKE) -C operators/modules bench
 
 kernels:
 	$(MAKE) -C operators/modules
@@ -45,4 +45,4 @@ dashboards-check: test-deps
 	cd dashboards/grafana/check && npm run --silent check
 
 generate:
-	$(GO) generate ./...
+	$(GO) test ./configs -update

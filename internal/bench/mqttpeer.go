@@ -34,7 +34,7 @@ type mqttPeer struct {
 
 	mu         sync.Mutex
 	acked      *sync.Cond
-	sent, acks int
+	acks       int
 	closed     bool
 	subscribed chan struct{}
 	start      chan struct{}

@@ -25,7 +25,7 @@ func engineFor(name string, info *Info) (string, error) {
 	case name == EngineAuto:
 		return EngineWazero, nil
 	case name == EngineWasmer && len(info.WasmerHazards) > 0:
-		return "", fmt.Errorf("Wasmer 2.0 computes wrong results for this module: %s", strings.Join(info.WasmerHazards, "; ")) //nolint:staticcheck // a name
+		return "", fmt.Errorf("engine wasmer computes wrong results for this module: %s", strings.Join(info.WasmerHazards, "; "))
 	}
 	return name, nil
 }

@@ -44,7 +44,8 @@ type fakeConfig struct {
 	Params   map[string]any    `yaml:"params"`
 	When     time.Time         `yaml:"when"`
 	Mode     WhenFull          `yaml:"mode"`
-	hidden   int               //nolint:unused // decoding must pass it by
+	//lint:ignore U1000 decoding must pass it by
+	hidden int
 }
 
 func (c *fakeConfig) Validate(p *pipeline.Problems) {

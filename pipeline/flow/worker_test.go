@@ -26,10 +26,9 @@ import (
 // numbering is an operator with state: it numbers the rows it has seen, and
 // tells of each watermark. It can be made to fail, as if the process died.
 type numbering struct {
-	n      int64
-	fail   func() bool
-	marks  []int64
-	schema *arrow.Schema
+	n     int64
+	fail  func() bool
+	marks []int64
 }
 
 var numbered = arrow.NewSchema([]arrow.Field{{Name: "n", Type: arrow.PrimitiveTypes.Int64}, {Name: "v", Type: arrow.PrimitiveTypes.Float64}}, nil)
