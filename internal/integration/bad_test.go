@@ -188,6 +188,47 @@ func TestBadPeers(t *testing.T) {
 	require.NotContains(t, p.log.String(), "wrong-secret")
 }
 
+// An InfluxDB that refuses the token stops nothing, and once it takes it the
+// rows are there: none has gone to the dead-letter queue.
+func TestWrongToken(t *testing.T) {
+	broker := testpeer.Mosquitto(t, testpeer.MosquittoConfig{})
+	db := testpeer.Influx(t, testpeer.InfluxConfig{Auth: true})
+	hook := newPager(t)
+	p := start(t, fmt.Sprintf(`version: 1
+name: token
+journal: {dir: %q}
+sources:
+  - name: floor
+    type: mqtt
+    broker: %q
+    topics: [{topic: "plant/#", qos: 1, decode: {value: v, time: t}}]
+alerts:
+  - {name: high, input: floor, column: value, above: 100}
+sinks:
+  - {name: influx, type: influxdb, inputs: [floor], url: %q, org: plant, bucket: penstock, token: "gateway:its-password"}
+  - {name: pager, type: webhook, inputs: [alerts], url: %q}
+http: {listen: ""}
+`, t.TempDir(), broker.URL, db.URL, hook.URL))
+	wait(t, "a message about the token", 20*time.Second, func() bool { return p.log.has("component=influx", db.URL, "check token") })
+	wait(t, "the connection to the broker", 20*time.Second, func() bool { return p.meter.Totals().Connected["floor"] })
+	pub := publisher(t, broker, "", "")
+	truth := map[point]any{}
+	now := time.Now().UnixMilli()
+	for i := range int64(50) {
+		send(t, pub, "plant/good/load", fmt.Sprintf(`{"v": %d.5, "t": %d}`, 80+i, now+i))
+		truth[point{"plant/good/load", (now + i) * 1e6}] = float64(80+i) + 0.5
+	}
+	wait(t, "the alert", 20*time.Second, func() bool { return hook.count("high", "plant/good/load", "raised") == 1 })
+	require.Zero(t, p.meter.Totals().Sinks["influx"].Accepted)
+	db.InfluxQL("CREATE USER gateway WITH PASSWORD 'its-password'")
+	db.InfluxQL("GRANT ALL ON penstock TO gateway")
+	wait(t, "the rows in InfluxDB", 30*time.Second, func() bool { return p.meter.Totals().Sinks["influx"].Accepted == 50 })
+	p.stop()
+	requireSame(t, "readings", truth, points(t, db, "floor", "value"))
+	require.Zero(t, p.meter.Totals().Sinks["influx"].DeadLettered)
+	require.NotContains(t, p.log.String(), "its-password")
+}
+
 // `penstock validate` names everything that is wrong at once, each with its
 // place and what to write.
 func TestWrongYAML(t *testing.T) {

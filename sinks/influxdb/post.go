@@ -146,11 +146,15 @@ func (p *poster) explain(f *influxhttp.Error) error {
 		e.hint = "check bucket, org and the path in url"
 	case f.StatusCode >= 300 && f.StatusCode < 400:
 		e.hint = "the server redirects to " + f.Header.Get("Location") + ": write that address in url"
+	}
+	switch {
 	case f.StatusCode == 429 || f.StatusCode >= 500:
 		p.notBefore = time.Now().Add(retryAfter(f.Header.Get("Retry-After")))
 		return e
 	case f.StatusCode == 408 || f.StatusCode == 413:
 		return e
+	case e.hint != "":
+		return e // not the fault of these rows: they wait until the setting, the token or the bucket is put right
 	}
 	return pipeline.Permanent(e)
 }

@@ -235,9 +235,9 @@ func TestRealServer(t *testing.T) {
 		want   string
 		fatal  bool
 	}{
-		"wrong password": {func(c *Config) { c.Token = "admin:nonsense" }, "check token", true},
-		"no token":       {func(c *Config) { c.Token = "" }, "check token", true},
-		"wrong bucket":   {func(c *Config) { c.Bucket = "nowhere" }, `database not found: "nowhere" (check bucket`, true},
+		"wrong password": {func(c *Config) { c.Token = "admin:nonsense" }, "check token", false},
+		"no token":       {func(c *Config) { c.Token = "" }, "check token", false},
+		"wrong bucket":   {func(c *Config) { c.Bucket = "nowhere" }, `database not found: "nowhere" (check bucket`, false},
 		"foreign CA":     {func(c *Config) { c.TLS.CA = "" }, "certificate", false},
 		"wrong port":     {func(c *Config) { c.URL = "https://127.0.0.1:1" }, "connection refused", false},
 		"plain http":     {func(c *Config) { c.URL, c.TLS = "http"+strings.TrimPrefix(c.URL, "https"), TLSConfig{} }, "HTTPS server", true},
@@ -311,7 +311,7 @@ func TestOneLineTooLargeIsPermanent(t *testing.T) {
 func TestWhichAnswersArePermanent(t *testing.T) {
 	rec := scoredRecord(memory.DefaultAllocator, 1, 1, 3)
 	defer rec.Release()
-	for status, permanent := range map[int]bool{301: true, 400: true, 401: true, 403: true, 404: true, 408: false, 422: true, 429: false, 500: false, 502: false, 503: false} {
+	for status, permanent := range map[int]bool{301: false, 400: true, 401: false, 403: false, 404: false, 408: false, 422: true, 429: false, 500: false, 502: false, 503: false} {
 		server := testpeer.NullHTTP(t, func(*http.Request, []byte, int64) int { return status })
 		err := open(t, configFor(server.URL), testEnv()).Write(context.Background(), rec)
 		require.Error(t, err)
