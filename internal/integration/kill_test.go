@@ -37,7 +37,7 @@ func buildProgram(t *testing.T) string {
 
 const killConfig = `version: 1
 name: kill
-journal: {dir: %q, checkpoint: 300ms}
+journal: {dir: %q, checkpoint: 300ms, shards: 2}
 sources:
   - name: floor
     type: mqtt
@@ -75,7 +75,7 @@ func TestKillNineLosesNothing(t *testing.T) {
 		var tokens []mqtt.Token
 		for i := published.Load(); len(tokens) < n; i++ {
 			payload := fmt.Sprintf(`{"v": %d.5, "t": %d}`, i, start+i*1e6)
-			tokens = append(tokens, pub.Publish(fmt.Sprintf("plant/tag%02d", i%tags), 1, false, payload))
+			tokens = append(tokens, pub.Publish(fmt.Sprintf("plant/machine%02d/load", i%tags), 1, false, payload))
 		}
 		for _, tok := range tokens {
 			if !tok.WaitTimeout(20 * time.Second) {
