@@ -69,11 +69,13 @@ function faults(s) {
   });
 }
 
-// follow picks the tags to show: of each asset with an active alert or an
-// anomaly, the newest first, one tag, then more of them.
+const rank = (severity) => ["critical", "high", "warning", "medium"].indexOf(severity) + 1 || 9;
+
+// follow picks the tags to show: of each asset with an active alert, the
+// gravest and then the newest first, or an anomaly, one tag, then more of them.
 function follow(s) {
   const has = new Set(s.tags);
-  const hot = [...new Set([...s.alerts.filter((a) => !a.cleared).map((a) => a.tag), ...s.suspects])].filter((t) => has.has(t));
+  const hot = [...new Set([...s.alerts.filter((a) => !a.cleared).sort((a, b) => rank(a.severity) - rank(b.severity)).map((a) => a.tag), ...s.suspects])].filter((t) => has.has(t));
   const assets = [...new Set(hot.map(assetOf))].slice(0, maxCharts);
   const want = assets.map((a) => picked.find((t) => assetOf(t) === a && hot.includes(t)) ?? hot.find((t) => assetOf(t) === a));
   for (const t of [...hot, ...s.tags]) {
