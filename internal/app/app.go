@@ -132,7 +132,7 @@ func Start(ctx context.Context, o Options) (a *App, err error) {
 		}
 		var feeds []sinks.Feed
 		if queued {
-			q, err := open(j.Shards, int64(j.QueueMaxBytes), 0, 20*time.Millisecond, full, "sink", c.Name)
+			q, err := open(j.Shards, int64(j.QueueMaxBytes), 0, 100*time.Millisecond, full, "sink", c.Name)
 			if err != nil {
 				return nil, err
 			}
