@@ -64,7 +64,7 @@ type feed struct {
 	done   journal.Position // accepted
 	seq    atomic.Uint64    // done.Seq, for others
 	purged int64            // what the log had appended at the newest purge
-	schema *arrow.Schema // newest, and with its node
+	schema *arrow.Schema    // newest, and with its node
 	tagged *arrow.Schema
 }
 
