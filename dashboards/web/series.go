@@ -18,7 +18,7 @@ const (
 	ringPoints = 600  // newest points kept of a tag
 	ringStep   = 90e6 // ns: closer points than this are thinned out
 	maxTags    = 2000 // further tags are not shown
-	maxMarks   = 200  // anomalies kept of a tag
+	maxMarks   = 600  // anomalies kept of a tag
 )
 
 // series holds the newest values of each tag and the anomalies found in it.
@@ -101,16 +101,27 @@ func (p *Page) Tap(node string, rec arrow.Record) {
 				r.add(t, v)
 			}
 			if flags != nil && flags.IsValid(i) && flags.Value(i) {
-				if n := len(r.marks); n >= maxMarks {
-					r.marks = append(r.marks[:0], r.marks[n/2:]...)
-				}
-				r.marks = append(r.marks, mark{t / 1e6, jsonFloat(v), node})
+				r.mark(mark{t / 1e6, jsonFloat(v), node})
 			}
 			if scores != nil && scores.IsValid(i) && (t > r.scoreAt || scores.Value(i) > r.score) {
 				r.score, r.scoreAt = scores.Value(i), t
 			}
 		}
 	}
+}
+
+// mark notes an anomaly, once if several detectors find it or if it is closer
+// to another than points are kept.
+func (r *ring) mark(m mark) {
+	for i := len(r.marks) - 1; i >= max(0, len(r.marks)-32); i-- {
+		if d := m.T - r.marks[i].T; d < ringStep/1e6 && d > -ringStep/1e6 {
+			return
+		}
+	}
+	if n := len(r.marks); n >= maxMarks {
+		r.marks = append(r.marks[:0], r.marks[n/8:]...)
+	}
+	r.marks = append(r.marks, m)
 }
 
 func (s *series) ring(tag string) *ring {

@@ -108,6 +108,7 @@ func TestTrend(t *testing.T) {
 	p.Tap("score", readings(t, true,
 		sample{tag: "a/x", ns: 3 * second, value: 2},
 		sample{tag: "a/x", ns: 4 * second, value: 2, flag: true}))
+	p.Tap("spikes", readings(t, true, sample{tag: "a/x", ns: 4 * second, value: 2, flag: true}))
 	var got []gotTrend
 	get(t, p.Handler(), "/api/trend?tag=a/x&tag=unknown", &got)
 	require.Len(t, got, 1, "an unknown tag has no trend")
@@ -117,7 +118,7 @@ func TestTrend(t *testing.T) {
 	require.Nil(t, got[0].V[1], "no value")
 	require.Nil(t, got[0].V[2], "a value of Bad quality")
 	require.Equal(t, 2.0, *got[0].V[3])
-	require.Len(t, got[0].Marks, 1)
+	require.Len(t, got[0].Marks, 1, "two detectors found the same")
 	require.Equal(t, int64(4000), got[0].Marks[0].T)
 	require.Equal(t, "score", got[0].Marks[0].Node)
 }
