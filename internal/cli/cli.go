@@ -38,6 +38,7 @@ sinks. One YAML file describes it all.`,
 	logger := func() (*slog.Logger, error) { return loggerTo(os.Stderr) }
 	root.AddCommand(demoCommand(loggerTo), runCommand(logger), validateCommand(), graphCommand(), schemaCommand(), versionCommand(), benchCommand(logger))
 	root.AddCommand(operatorCommand(), benchChildCommand())
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
 	if err == nil {

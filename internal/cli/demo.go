@@ -248,7 +248,8 @@ func demoConfig(f demoFlags, dir string, p *demoPlant) (*config.Config, error) {
 // waitReady waits until every source and sink is connected and every tag that
 // the OPC UA server has is monitored.
 func waitReady(ctx context.Context, a *app.App, p *demoPlant) error {
-	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	const patience = 20 * time.Second
+	ctx, cancel := context.WithTimeoutCause(ctx, patience, fmt.Errorf("not within %v", patience))
 	defer cancel()
 	for {
 		ok, missing := a.Ready()
@@ -257,7 +258,7 @@ func waitReady(ctx context.Context, a *app.App, p *demoPlant) error {
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("not connected: %s: %w", strings.Join(missing, ", "), ctx.Err())
+			return fmt.Errorf("not connected: %s: %w", strings.Join(missing, ", "), context.Cause(ctx))
 		case <-a.Done():
 			return cmp.Or(a.Err(), errors.New("the sources ended at the start"))
 		case <-time.After(5 * time.Millisecond):
