@@ -13,6 +13,9 @@ type Batch struct {
 	Source string
 	Shard  int
 	Record arrow.Record // schema Readings
+	// More says that the next batches hold readings of the same time, for other
+	// shards: until they are in the journal, time has not come further there.
+	More bool
 }
 
 // Tick is a source's promise that it will send nothing older than Watermark

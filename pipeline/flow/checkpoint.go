@@ -73,7 +73,7 @@ func (w *Worker) restore(ctx context.Context) error {
 	if err := gob.NewDecoder(bytes.NewReader(data)).Decode(&c); err != nil || c.Version != 1 {
 		return fmt.Errorf("checkpoint of shard %d cannot be read (version %d): %v", w.o.Shard, c.Version, err)
 	}
-	w.pos = c.Pos
+	w.pos = w.o.Journal.Resume(w.o.Shard, c.Pos)
 	for _, s := range c.Sources {
 		if i, ok := w.sources[s.Name]; ok {
 			w.wm[i], w.idle[i] = s.Watermark, s.Idle

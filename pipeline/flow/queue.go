@@ -2,7 +2,7 @@ package flow
 
 import (
 	"context"
-	"fmt"
+	"math"
 
 	"github.com/apache/arrow/go/v17/arrow"
 
@@ -19,8 +19,9 @@ type Queue struct {
 }
 
 // NewQueue returns the writing end of shard's part of log. journalEnd is the
-// newest sequence of the journal: a queue that is ahead of it belongs to
-// another journal, and its position is not believed.
+// newest sequence of the journal. A queue that is ahead of it has outputs of
+// entries that the journal has lost: entries to come take their sequences, and
+// their outputs are new.
 func NewQueue(ctx context.Context, log *journal.Log, shard int, journalEnd uint64) (*Queue, error) {
 	q := &Queue{log: log, shard: shard}
 	last, ok, err := log.Last(ctx, shard)
@@ -29,7 +30,7 @@ func NewQueue(ctx context.Context, log *journal.Log, shard int, journalEnd uint6
 	}
 	if ok {
 		if last.Pos > journalEnd {
-			return nil, fmt.Errorf("the queue has outputs of journal entry %d, but the journal ends at %d: the journal was deleted and the queue was not; delete both or neither", last.Pos, journalEnd)
+			last.Pos, last.Out = journalEnd, math.MaxUint64
 		}
 		q.pos, q.out = last.Pos, last.Out
 	}

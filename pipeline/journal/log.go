@@ -14,6 +14,7 @@ import (
 
 	"github.com/apache/arrow/go/v17/arrow"
 	"github.com/apache/arrow/go/v17/arrow/memory"
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
 
@@ -138,11 +139,15 @@ func Open(ctx context.Context, js jetstream.JetStream, o Options) (*Log, error) 
 				e.Record.Release()
 			}
 		}
-		if o.Shards == 1 {
-			// The stream remembers its last sequence even when that entry has
-			// aged out.
-			s.last = st.CachedInfo().State.LastSeq
-			s.newst = s.last
+		// The stream remembers its last sequence even when that entry has aged
+		// out. Positions beyond this shard's own entries are still of this stream.
+		if end := st.CachedInfo().State.LastSeq; o.Shards == 1 {
+			s.last, s.newst = end, end
+			if e == nil { // one entry a sequence: the numbering goes on
+				s.batch = end
+			}
+		} else if e == nil {
+			s.newst = end
 		}
 		l.shards = append(l.shards, s)
 	}
@@ -187,6 +192,10 @@ func (l *Log) Last(ctx context.Context, shard int) (Entry, bool, error) {
 	return *e, true, nil
 }
 
+// overhead is at least what the store adds to the data of an entry: subject,
+// headers and its own record.
+const overhead = 320
+
 // Append stores one entry and returns its sequence once JetStream has
 // acknowledged it. rec, which may be nil for a tick, is borrowed. While what
 // nobody has released fills the limit, Append waits (policy block) until ctx
@@ -204,7 +213,7 @@ func (l *Log) Append(ctx context.Context, shard int, m Meta, rec arrow.Record) (
 	if err != nil {
 		return 0, err
 	}
-	size := int64(len(msg.Data)) + 128
+	size := int64(len(msg.Data)) + overhead
 	if err := l.room(ctx, size); err != nil {
 		return 0, err
 	}
@@ -245,14 +254,11 @@ func (l *Log) Append(ctx context.Context, shard int, m Meta, rec arrow.Record) (
 				return 0, fmt.Errorf("stream %s: %w", l.o.Stream, ErrFenced)
 			}
 		}
-		if ctx.Err() != nil {
-			return 0, fmt.Errorf("stream %s: append: %w", l.o.Stream, err)
+		if ctx.Err() != nil || errors.Is(err, nats.ErrMaxPayload) {
+			return 0, fmt.Errorf("stream %s: append %d bytes: %w", l.o.Stream, len(msg.Data), err)
 		}
-		l.o.Log.Warn("cannot append; trying again", "stream", l.o.Stream, "error", err)
-		select {
-		case <-ctx.Done():
-			return 0, ctx.Err()
-		case <-time.After(time.Duration(50+rand.IntN(200)) * time.Millisecond):
+		if err := l.again(ctx, try, "cannot append; trying again", err); err != nil {
+			return 0, err
 		}
 	}
 	e := Entry{Meta: m, Seq: seq, Record: rec}
@@ -272,6 +278,18 @@ func (l *Log) Append(ctx context.Context, shard int, m Meta, rec arrow.Record) (
 	l.mu.Unlock()
 	s.publish(e, prev)
 	return seq, nil
+}
+
+// again waits before another try, longer each time up to a few seconds.
+func (l *Log) again(ctx context.Context, try int, what string, err error) error {
+	wait := time.Duration(50+rand.IntN(50)) * time.Millisecond << min(try, 6)
+	l.o.Log.Warn(what, "stream", l.o.Stream, "in", wait, "error", err)
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(wait):
+		return nil
+	}
 }
 
 // publish makes an entry visible to readers. It takes over e.Record.
@@ -383,25 +401,46 @@ func (l *Log) room(ctx context.Context, size int64) error {
 	}
 }
 
+// Resume returns where a reader that had come to pos goes on. That is pos,
+// unless the stream ends before it, because power failed before its newest
+// entries were synced to disk: then it is the end of the stream, for what is
+// appended next takes the sequences that are lost.
+func (l *Log) Resume(shard int, pos Position) Position {
+	s := l.shards[shard]
+	s.append.Lock()
+	defer s.append.Unlock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if pos.Seq <= s.newst {
+		return pos
+	}
+	l.o.Log.Error("the stream ends before what was read from it: its newest entries were lost, as when power fails before they are synced",
+		"stream", l.o.Stream, "shard", shard, "read", pos.Seq, "end", s.newst)
+	return Position{Seq: s.newst, Batch: s.batch, Row: s.row}
+}
+
 // Hold declares a reader that must see everything after pos: under policy
 // block nothing is discarded before it has called Release.
 func (l *Log) Hold(ctx context.Context, name string, shard int, pos Position) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.holders[holder{name, shard}] = pos.Seq
-	if len(l.unread) > 0 || l.shards[shard].newst <= pos.Seq {
+	if l.total > 0 || l.shards[shard].newst <= pos.Seq {
 		return nil
 	}
-	// At start: what is stored beyond pos counts as unread. Its size is
-	// reckoned from the stream's mean.
+	// At start: what is stored beyond the position of the reader that is
+	// furthest behind counts as unread. Its size is reckoned from the
+	// stream's mean.
 	info, err := l.stream.Info(ctx)
 	if err != nil {
 		return fmt.Errorf("stream %s: %w", l.o.Stream, err)
 	}
 	if st := info.State; st.Msgs > 0 && st.LastSeq > pos.Seq {
 		n := int64(float64(st.Bytes) * float64(min(st.LastSeq-pos.Seq, st.Msgs)) / float64(st.Msgs))
-		l.unread = append(l.unread, sized{l.shards[shard].newst, shard, n})
-		l.bytes += n
+		if n -= l.bytes; n > 0 {
+			l.unread = append(l.unread, sized{l.shards[shard].newst, shard, n})
+			l.bytes += n
+		}
 	}
 	return nil
 }

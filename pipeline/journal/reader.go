@@ -26,6 +26,10 @@ type Reader struct {
 // noSeq is no sequence of an entry.
 const noSeq = ^uint64(0)
 
+// unknownBatch stands in a position that is behind no entry that was read: the
+// next one is not behind a gap.
+const unknownBatch = ^uint64(0)
+
 // Reader returns a reader of what comes after pos. wake, whose buffer is to
 // hold at least one, is sent to when an entry has been appended.
 func (l *Log) Reader(shard int, pos Position, wake chan<- struct{}) *Reader {
@@ -57,7 +61,7 @@ func (r *Reader) Close() {
 func (r *Reader) Position() Position { return r.pos }
 
 // Next returns the next entry, whose record the caller owns, or false when
-// there is none yet: wait for wake.
+// there is none yet: wait for wake. A passing fault is retried until ctx ends.
 func (r *Reader) Next(ctx context.Context) (Entry, bool, error) {
 	s := r.s
 	s.mu.Lock()
@@ -80,13 +84,33 @@ func (r *Reader) Next(ctx context.Context) (Entry, bool, error) {
 			return e, true, nil
 		}
 	}
+	end := s.newst
 	s.mu.Unlock()
-	m, err := r.l.stream.GetMsg(ctx, r.pos.Seq+1, jetstream.WithGetMsgSubject(s.subject))
-	if errors.Is(err, jetstream.ErrMsgNotFound) || errors.Is(err, nats.ErrMsgNotFound) {
-		return Entry{}, false, nil
-	}
-	if err != nil {
-		return Entry{}, false, fmt.Errorf("stream %s: read after %d: %w", r.l.o.Stream, r.pos.Seq, err)
+	var m *jetstream.RawStreamMsg
+	for try := 0; ; try++ {
+		var err error
+		m, err = r.l.stream.GetMsg(ctx, r.pos.Seq+1, jetstream.WithGetMsgSubject(s.subject))
+		if err == nil {
+			break
+		}
+		if errors.Is(err, jetstream.ErrMsgNotFound) || errors.Is(err, nats.ErrMsgNotFound) {
+			// All up to end has aged out or was discarded. The next entry's
+			// counts show what it was.
+			r.pos.Seq = end
+			if !r.known {
+				r.pos.Batch = unknownBatch
+			}
+			s.mu.Lock()
+			r.moved(end)
+			s.mu.Unlock()
+			return Entry{}, false, nil
+		}
+		if ctx.Err() != nil {
+			return Entry{}, false, fmt.Errorf("stream %s: read after %d: %w", r.l.o.Stream, r.pos.Seq, err)
+		}
+		if err := r.l.again(ctx, try, "cannot read; trying again", err); err != nil {
+			return Entry{}, false, err
+		}
 	}
 	e := r.l.entry(m)
 	s.mu.Lock()
@@ -115,7 +139,10 @@ func (r *Reader) advance(e *Entry) {
 		return
 	}
 	if r.known && e.Batch > r.pos.Batch {
-		e.LostBatches, e.LostRows = e.Batch-r.pos.Batch, e.Row-r.pos.Row
+		e.LostBatches = e.Batch - r.pos.Batch
+		if e.Row > r.pos.Row { // else the count of rows was lost too
+			e.LostRows = e.Row - r.pos.Row
+		}
 	}
 	r.pos, r.known = e.After(), true
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
 
@@ -27,12 +28,22 @@ func OpenState(ctx context.Context, js jetstream.JetStream, name string) (*State
 	return &State{js: js, stream: st, name: name}, nil
 }
 
+// tries is how often Put is attempted, each for about five seconds: a disk may
+// stall for a while.
+const tries = 3
+
 // Put stores the value of key.
 func (s *State) Put(ctx context.Context, key string, value []byte) error {
-	if _, err := s.js.Publish(ctx, s.name+"."+key, value); err != nil {
-		return fmt.Errorf("stream %s: store %s: %w", s.name, key, err)
+	var err error
+	for range tries {
+		if _, err = s.js.Publish(ctx, s.name+"."+key, value); err == nil {
+			return nil
+		}
+		if ctx.Err() != nil || errors.Is(err, nats.ErrMaxPayload) {
+			break
+		}
 	}
-	return nil
+	return fmt.Errorf("stream %s: store %s: %w", s.name, key, err)
 }
 
 // Get returns the value of key, or nil when there is none.
