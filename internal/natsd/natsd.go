@@ -35,14 +35,24 @@ type Options struct {
 // Server is a running server. It listens on nothing but what Options name.
 type Server struct {
 	s        *server.Server
+	lock     *os.File
 	MQTTAddr string // host:port, when Options.MQTT
 }
 
 // Start starts a server and waits until it is ready.
-func Start(o Options) (*Server, error) {
+func Start(o Options) (_ *Server, err error) {
 	if err := os.MkdirAll(o.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("journal directory: %w", err)
 	}
+	lock, err := lockDir(o.Dir)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			lock.Close()
+		}
+	}()
 	opts := &server.Options{
 		ServerName: o.Name, DontListen: !o.MQTT, NoSigs: true,
 		JetStream: true, StoreDir: o.Dir, SyncAlways: o.SyncAlways, SyncInterval: o.SyncInterval,
@@ -61,13 +71,13 @@ func Start(o Options) (*Server, error) {
 	s.Start()
 	if !s.ReadyForConnections(20 * time.Second) {
 		s.Shutdown()
-		return nil, errors.New("embedded NATS server: not ready after 20 s; is its directory in use by another process?")
+		return nil, errors.New("embedded NATS server: not ready after 20 s")
 	}
 	if !s.JetStreamEnabled() {
 		s.Shutdown()
 		return nil, fmt.Errorf("embedded NATS server: no JetStream in %s: is the directory writable, and is there space?", o.Dir)
 	}
-	out := &Server{s: s}
+	out := &Server{s: s, lock: lock}
 	if o.MQTT {
 		if o, err := s.Varz(nil); err == nil && o.MQTT.Port > 0 {
 			out.MQTTAddr = net.JoinHostPort("127.0.0.1", fmt.Sprint(o.MQTT.Port))
@@ -85,6 +95,7 @@ func (s *Server) Connect() (*nats.Conn, error) {
 func (s *Server) Stop() {
 	s.s.Shutdown()
 	s.s.WaitForShutdown()
+	s.lock.Close()
 }
 
 type logger struct{ l *slog.Logger }

@@ -74,6 +74,7 @@ func (w *Worker) restore(ctx context.Context) error {
 		return fmt.Errorf("checkpoint of shard %d cannot be read (version %d): %v", w.o.Shard, c.Version, err)
 	}
 	w.pos = w.o.Journal.Resume(w.o.Shard, c.Pos)
+	w.moved = w.pos != c.Pos
 	for _, s := range c.Sources {
 		if i, ok := w.sources[s.Name]; ok {
 			w.wm[i], w.idle[i] = s.Watermark, s.Idle

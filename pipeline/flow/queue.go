@@ -3,6 +3,7 @@ package flow
 import (
 	"context"
 	"math"
+	"time"
 
 	"github.com/apache/arrow/go/v17/arrow"
 
@@ -31,6 +32,14 @@ func NewQueue(ctx context.Context, log *journal.Log, shard int, journalEnd uint6
 	if ok {
 		if last.Pos > journalEnd {
 			last.Pos, last.Out = journalEnd, math.MaxUint64
+			// An entry without rows keeps this in mind across a restart. A full
+			// queue has no room for it before the sinks run: it goes without.
+			mark, cancel := context.WithTimeout(ctx, time.Second)
+			defer cancel()
+			_, err := log.Append(mark, shard, journal.Meta{Kind: journal.KindTick, Pos: last.Pos, Out: last.Out}, nil)
+			if err != nil && mark.Err() == nil {
+				return nil, err
+			}
 		}
 		q.pos, q.out = last.Pos, last.Out
 	}

@@ -49,7 +49,13 @@ type Worker struct {
 	child   time.Duration // time spent in callees of the running operator
 	ckpt    time.Time     // of the newest checkpoint
 	moved   bool          // since then
+	late    atomic.Bool   // the grace is over: the entry at hand is abandoned
 }
+
+// grace is how long the entry at hand may take once ctx has ended. One that is
+// not through by then, because a queue is full and its sink away, is run again
+// at the next start.
+const grace = time.Second
 
 // holderName is the worker's name among the journal's readers.
 const holderName = "flow"
@@ -100,9 +106,13 @@ func NewWorker(ctx context.Context, o Options) (*Worker, error) {
 		return nil, err
 	}
 	w.seq.Store(w.pos.Seq)
+	// A position that had to go back is stored before new entries come.
+	w.ctx = ctx
+	if err := w.checkpoint(); err != nil {
+		return nil, err
+	}
 	w.reader = o.Journal.Reader(o.Shard, w.pos, w.wake)
 	w.reader.Pace()
-	w.ckpt = time.Now()
 	return w, nil
 }
 
@@ -113,15 +123,33 @@ func (w *Worker) Seq() uint64 { return w.seq.Load() }
 // Run works until ctx ends, then stores a checkpoint and closes the operators.
 // It returns nil when ctx ended.
 func (w *Worker) Run(ctx context.Context) (err error) {
-	// Work on an entry is not cut short: what is begun is finished and stored.
-	w.ctx = context.WithoutCancel(ctx)
+	// What is begun is finished and stored, if that can be done in time.
+	background := context.WithoutCancel(ctx)
+	var abandon context.CancelFunc
+	w.ctx, abandon = context.WithCancel(background)
+	defer abandon()
+	over := make(chan struct{})
+	defer close(over)
+	defer context.AfterFunc(ctx, func() {
+		select {
+		case <-over:
+		case <-time.After(grace):
+			w.late.Store(true)
+			abandon()
+		}
+	})()
 	defer func() {
 		w.reader.Close()
-		if err == nil {
+		w.ctx = background
+		switch {
+		case err == nil:
 			err = w.checkpoint()
+		case ctx.Err() != nil && w.late.Load():
+			// The operators are ahead of the position: the last checkpoint counts.
+			err = nil
 		}
 		for _, n := range w.o.Plan.Nodes {
-			if cerr := n.Op.Close(w.ctx); cerr != nil && err == nil {
+			if cerr := n.Op.Close(background); cerr != nil && err == nil {
 				err = fmt.Errorf("close %s: %w", n.Name, cerr)
 			}
 		}
@@ -137,6 +165,10 @@ func (w *Worker) Run(ctx context.Context) (err error) {
 			return err
 		}
 		if !ok {
+			if p := w.reader.Position(); p.Seq != w.pos.Seq { // what was next has aged out
+				w.pos, w.moved = p, true
+				w.seq.Store(p.Seq)
+			}
 			select {
 			case <-ctx.Done():
 			case <-w.wake:
@@ -173,7 +205,11 @@ func (w *Worker) entry(e *journal.Entry) error {
 		w.o.Log.Error("a journal entry cannot be read and is left out", "shard", w.o.Shard, "entry", e.Seq, "error", e.Corrupt)
 	}
 	w.out = 0
-	if s, ok := w.sources[e.Source]; ok && e.Corrupt == nil {
+	s, ok := w.sources[e.Source]
+	if !ok && e.Record != nil {
+		w.o.Meter.Dropped(e.Source, "source_removed", int(e.Record.NumRows()))
+	}
+	if ok && e.Corrupt == nil {
 		if e.Record != nil {
 			src := w.o.Plan.Sources[s]
 			if w.o.Tap != nil {

@@ -62,6 +62,7 @@ type rig struct {
 	log   *journal.Log
 	queue *journal.Log
 	state *journal.State
+	meter *pipeline.Meter
 }
 
 func newRig(t *testing.T) *rig {
@@ -72,7 +73,7 @@ func newRig(t *testing.T) *rig {
 	t.Cleanup(func() { nc.Close(); s.Stop() })
 	js, err := jetstream.New(nc)
 	require.NoError(t, err)
-	r := &rig{js: js}
+	r := &rig{js: js, meter: pipeline.NewMeter()}
 	r.open(t)
 	return r
 }
@@ -103,7 +104,7 @@ func (r *rig) worker(t *testing.T, ops ...*numbering) *flow.Worker {
 	if len(ops) > 1 {
 		plan.Sources[1].Targets = []int{1}
 	}
-	w, err := flow.NewWorker(ctx, flow.Options{Plan: plan, Journal: r.log, State: r.state, Checkpoint: time.Nanosecond, Meter: pipeline.NewMeter(), Log: slog.New(slog.DiscardHandler)})
+	w, err := flow.NewWorker(ctx, flow.Options{Plan: plan, Journal: r.log, State: r.state, Checkpoint: time.Nanosecond, Meter: r.meter, Log: slog.New(slog.DiscardHandler)})
 	require.NoError(t, err)
 	return w
 }
