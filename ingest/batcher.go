@@ -123,12 +123,12 @@ func (b *Batcher) Tag(name string) TagID {
 	if id, ok := b.ids[name]; ok {
 		return id
 	}
-	if len(b.names) >= b.cfg.MaxTags {
-		return NoTag
-	}
 	name = strings.ToValidUTF8(strings.Clone(name), "\uFFFD")
 	if id, ok := b.ids[name]; ok {
 		return id
+	}
+	if len(b.names) >= b.cfg.MaxTags {
+		return NoTag
 	}
 	id := TagID(len(b.names))
 	b.ids[name] = id
@@ -158,9 +158,10 @@ func (b *Batcher) admit(id TagID, t, received int64) bool {
 	switch {
 	case id < 0:
 		b.noTag++
-	case b.cfg.MaxFuture > 0 && t > received+int64(b.cfg.MaxFuture):
+	// A difference as uint64 is right even where it overflows int64.
+	case b.cfg.MaxFuture > 0 && t > received && uint64(t-received) > uint64(b.cfg.MaxFuture):
 		b.future, b.futureTag, b.futureTime = b.future+1, b.names[id], t
-	case b.cfg.MaxPast > 0 && t < received-int64(b.cfg.MaxPast):
+	case b.cfg.MaxPast > 0 && t < received && uint64(received-t) > uint64(b.cfg.MaxPast):
 		b.past, b.pastTag, b.pastTime = b.past+1, b.names[id], t
 	default:
 		return true
@@ -220,8 +221,12 @@ func (b *Batcher) AppendText(id TagID, t int64, text []byte, q uint32, received 
 // Len returns how many rows the open batch has.
 func (b *Batcher) Len() int { return len(b.tag) }
 
-// Full reports whether the open batch has reached MaxRows.
-func (b *Batcher) Full() bool { return len(b.tag) >= b.cfg.MaxRows }
+// maxText closes a batch before its rows do: a batch of long texts must fit
+// into a message of the journal, and into memory.
+const maxText = 4 << 20
+
+// Full reports whether the open batch has reached MaxRows, or holds much text.
+func (b *Batcher) Full() bool { return len(b.tag) >= b.cfg.MaxRows || len(b.text) >= maxText }
 
 // Flush closes the open batch and appends it to dst, one Batch per shard that
 // has rows. The caller owns the records.
@@ -253,15 +258,14 @@ func (b *Batcher) Flush(dst []pipeline.Batch) []pipeline.Batch {
 		b.sortRun(order[start:end])
 		start = end
 	}
-	first := 0
-	row := int32(0)
+	first, row := 0, int32(0)
 	for first < len(b.touched) {
 		last := first + 1
 		for last < len(b.touched) && b.shards[b.touched[last]] == b.shards[b.touched[first]] {
 			last++
 		}
 		end := b.count[b.touched[last-1]]
-		dst = append(dst, pipeline.Batch{Source: b.source, Shard: int(b.shards[b.touched[first]]), Record: b.record(b.touched[first:last], order[row:end], row)})
+		dst = append(dst, pipeline.Batch{Source: b.source, Shard: int(b.shards[b.touched[first]]), Record: b.record(b.touched[first:last], order[row:end], row), More: last < len(b.touched)})
 		first, row = last, end
 	}
 	for _, id := range b.touched {

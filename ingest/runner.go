@@ -30,8 +30,11 @@ type RunnerOptions struct {
 	// refuses for good: a wrong password of one source must not stop the
 	// others, and a person may mend it at the peer. With 0 the refusal ends Run.
 	RetryRefused time.Duration
-	Meter        *pipeline.Meter
-	Log          *slog.Logger
+	// Sinks are those that read this source straight from the journal: what is
+	// journaled is queued for them.
+	Sinks []string
+	Meter *pipeline.Meter
+	Log   *slog.Logger
 }
 
 // Runner moves batches from one source into the journal and acknowledges them.
@@ -91,17 +94,22 @@ func (r *Runner) Run(ctx context.Context) error {
 		return fmt.Errorf("source %s: %w", r.o.Name, err)
 	}
 	r.last = time.Now()
+	// What has been read is stored even when ctx has ended meanwhile: the
+	// source may hand out a last batch, and its peer will not send it again.
+	store, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	defer context.AfterFunc(ctx, func() { time.AfterFunc(storeGrace, cancel) })()
 	for {
 		b, ack, err := r.o.Source.Read(ctx)
 		if err == nil {
-			if err = r.append(ctx, b, ack); err == nil {
-				err = r.tick(ctx)
+			if err = r.append(store, b, ack); err == nil && !b.More {
+				err = r.tick(store)
 			}
 		}
 		switch {
 		case err == nil:
 		case errors.Is(err, io.EOF):
-			return r.end(ctx)
+			return r.end(store)
 		case ctx.Err() != nil:
 			return nil
 		default:
@@ -109,6 +117,10 @@ func (r *Runner) Run(ctx context.Context) error {
 		}
 	}
 }
+
+// storeGrace is how long a batch that was read may take into the journal after
+// the end of the context: a full journal must not hold up a stop.
+const storeGrace = 2 * time.Second
 
 // connect tries until the source is connected, is refused for good, is drained,
 // or ctx ends.
@@ -162,19 +174,22 @@ func (r *Runner) awaitConnect(ctx context.Context, connected <-chan struct{}) er
 // append stores a batch and acknowledges it. It takes over b.Record.
 func (r *Runner) append(ctx context.Context, b pipeline.Batch, ack pipeline.AckFunc) error {
 	if b.Record == nil {
-		if ack != nil {
-			ack(nil)
-		}
+		ack(nil)
 		return nil
 	}
 	defer b.Record.Release()
 	rows := int(b.Record.NumRows())
-	r.watermark = max(r.watermark, newest(b.Record)-int64(r.o.Lateness))
+	if t := newest(b.Record); t > math.MinInt64+int64(r.o.Lateness) {
+		r.watermark = max(r.watermark, t-int64(r.o.Lateness))
+	}
 	r.idle, r.last = false, time.Now()
 	_, err := r.o.Journal.Append(ctx, b.Shard, journal.Meta{Kind: journal.KindBatch, Source: r.o.Name, Watermark: r.watermark}, b.Record)
 	if err == nil {
 		r.seen[b.Shard] = r.watermark
 		r.o.Meter.Journaled(r.o.Name, rows)
+		for _, s := range r.o.Sinks {
+			r.o.Meter.Queued(s, rows)
+		}
 	}
 	ack(err)
 	return err
@@ -219,10 +234,11 @@ func (r *Runner) beat(ctx context.Context) error {
 	return r.sendAll(ctx)
 }
 
-// end journals that nothing is still to come, not even late rows.
+// end journals that nothing is still to come, not even late rows. A source
+// that was drained goes on at the next start, late rows included.
 func (r *Runner) end(ctx context.Context) error {
 	r.idle = true
-	if r.watermark != math.MinInt64 {
+	if r.watermark != math.MinInt64 && r.draining.Err() == nil {
 		r.watermark += int64(r.o.Lateness)
 	}
 	return r.sendAll(ctx)

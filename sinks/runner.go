@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"sync/atomic"
 	"time"
 
@@ -46,6 +47,9 @@ type Options struct {
 	// see rows again that it has accepted since.
 	Persist time.Duration
 }
+
+// closeTimeout bounds a sink's Close: a stop must not wait long for a peer.
+const closeTimeout = 2 * time.Second
 
 // Runner moves rows from feeds into one sink. One goroutine calls Run.
 type Runner struct {
@@ -97,7 +101,9 @@ func NewRunner(ctx context.Context, o Options) (*Runner, error) {
 		}
 	}
 	for _, fd := range o.Feeds {
-		f := &feed{Feed: fd, pos: positions[fd.Name], done: positions[fd.Name]}
+		pos := fd.Log.Resume(fd.Shard, positions[fd.Name])
+		r.changed = r.changed || pos != positions[fd.Name]
+		f := &feed{Feed: fd, pos: pos, done: pos}
 		f.seq.Store(f.pos.Seq)
 		if err := f.Log.Hold(ctx, r.holder(), f.Shard, f.pos); err != nil {
 			return nil, err
@@ -108,7 +114,8 @@ func NewRunner(ctx context.Context, o Options) (*Runner, error) {
 		}
 		r.feeds = append(r.feeds, f)
 	}
-	return r, nil
+	// A position that had to go back is stored before new entries come.
+	return r, r.persist(ctx, math.MaxInt64)
 }
 
 func (r *Runner) key() string    { return "sink." + r.o.Name }
@@ -133,7 +140,7 @@ func (r *Runner) Run(ctx context.Context) (err error) {
 		}
 		err = errors.Join(err, r.persist(background, 0))
 		if connected {
-			cctx, cancel := context.WithTimeout(background, 10*time.Second)
+			cctx, cancel := context.WithTimeout(background, closeTimeout)
 			defer cancel()
 			err = errors.Join(err, r.o.Sink.Close(cctx))
 		}
@@ -189,12 +196,11 @@ func (r *Runner) collect(ctx context.Context) (items []item, err error) {
 				return items, err
 			}
 			if !ok {
+				f.pos = f.r.Position() // what has aged out is passed over
 				break
 			}
 			if e.LostBatches > 0 || e.Corrupt != nil {
-				if f.Sources == nil { // the flow reports gaps of the journal
-					r.o.Meter.Dropped(r.o.Name, "queue_gap", int(e.LostRows))
-				}
+				r.o.Meter.Dropped(r.o.Name, "queue_gap", int(e.LostRows))
 				r.o.Log.Error("rows are missing before this sink", "feed", f.Name, "rows", e.LostRows, "batches", e.LostBatches, "error", e.Corrupt)
 			}
 			f.pos = f.r.Position()
@@ -207,7 +213,6 @@ func (r *Runner) collect(ctx context.Context) (items []item, err error) {
 			rec := e.Record
 			if f.Sources != nil {
 				rec = f.named(rec, e.Source)
-				r.o.Meter.Queued(r.o.Name, int(rec.NumRows()))
 				r.o.Meter.Edge(e.Source, r.o.Name, int(rec.NumRows()))
 			}
 			rows += int(rec.NumRows())
@@ -334,7 +339,7 @@ func (r *Runner) persist(ctx context.Context, purge int64) error {
 		if grown := f.Log.Appended(); f.Sources == nil && grown-f.purged >= purge {
 			f.purged = grown
 			if err := f.Log.Purge(ctx, f.Shard, f.done.Seq); err != nil {
-				return err
+				r.o.Log.Warn("cannot purge the queue; it grows until it can", "feed", f.Name, "error", err)
 			}
 		}
 	}
@@ -362,7 +367,7 @@ func (r *Runner) retry(ctx context.Context, what string, f func(context.Context)
 	}, backoff.WithBackOff(eb), backoff.WithMaxElapsedTime(0), backoff.WithNotify(func(err error, d time.Duration) {
 		r.o.Log.Warn("sink cannot "+what+"; trying again", "in", d.Round(time.Millisecond), "error", err)
 	}))
-	if failed && err == nil {
+	if failed && (err == nil || pipeline.IsPermanent(err)) { // it answers
 		r.o.Meter.Connected(r.o.Name, true)
 		r.o.Log.Info("sink works again")
 	}

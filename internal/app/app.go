@@ -74,9 +74,10 @@ func Start(ctx context.Context, o Options) (a *App, err error) {
 	restCtx, stopRest := context.WithCancel(context.WithoutCancel(ctx))
 	srcCtx, stopSources := context.WithCancel(restCtx)
 	a.stopRest, a.stopSources = stopRest, stopSources
+	begun := a // an error returns nil
 	defer func() {
 		if err != nil {
-			a.close()
+			begun.close()
 		}
 	}()
 	j := o.Config.Journal
@@ -120,12 +121,13 @@ func Start(ctx context.Context, o Options) (a *App, err error) {
 	for _, c := range o.Config.Sources {
 		isSource[c.Name] = true
 	}
-	queues := map[string]*journal.Log{}
+	queues, direct := map[string]*journal.Log{}, map[string][]string{}
 	for _, c := range o.Config.Sinks {
-		direct, queued := map[string]bool{}, false
+		sources, queued := map[string]bool{}, false
 		for _, in := range c.Inputs {
 			if isSource[in] {
-				direct[in] = true
+				sources[in] = true
+				direct[in] = append(direct[in], c.Name)
 			} else {
 				queued = true
 			}
@@ -141,9 +143,9 @@ func Start(ctx context.Context, o Options) (a *App, err error) {
 				feeds = append(feeds, sinks.Feed{Name: fmt.Sprint("queue.", s), Log: q, Shard: s})
 			}
 		}
-		if len(direct) > 0 {
+		if len(sources) > 0 {
 			for s := range j.Shards {
-				feeds = append(feeds, sinks.Feed{Name: fmt.Sprint("journal.", s), Log: a.journal, Shard: s, Sources: direct})
+				feeds = append(feeds, sinks.Feed{Name: fmt.Sprint("journal.", s), Log: a.journal, Shard: s, Sources: sources})
 			}
 		}
 		sink, err := newSink(c.Settings, env(c.Name))
@@ -184,7 +186,7 @@ func Start(ctx context.Context, o Options) (a *App, err error) {
 	for i := range a.sources {
 		s := &a.sources[i]
 		s.runner = ingest.NewRunner(ingest.RunnerOptions{Name: s.name, Source: s.Source, Journal: a.journal, Shards: j.Shards, Lateness: s.lateness,
-			IdleAfter: s.idleAfter, RetryRefused: s.retryRefused, Meter: o.Meter, Log: env(s.name).Log})
+			IdleAfter: s.idleAfter, RetryRefused: s.retryRefused, Sinks: direct[s.name], Meter: o.Meter, Log: env(s.name).Log})
 		a.run(&a.sourcing, func() error { defer close(s.ended); return s.runner.Run(srcCtx) })
 	}
 	go func() {
@@ -266,9 +268,14 @@ func behind(end, seq uint64) uint64 {
 // Stop drains the pipeline: sources stop, what they have taken goes through
 // the graph and into the sinks, then everything is stored and closed. What is
 // not through when ctx ends stays in the journal and the queues for the next
-// run.
+// run. Of the time that ctx gives, two fifths are kept for closing.
 func (a *App) Stop(ctx context.Context) error {
 	a.ready.Store(false)
+	if end, ok := ctx.Deadline(); ok {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, time.Until(end)*3/5)
+		defer cancel()
+	}
 	for _, s := range a.sources {
 		ends, err := s.runner.Drain(ctx)
 		if err != nil {
@@ -282,8 +289,7 @@ func (a *App) Stop(ctx context.Context) error {
 		}
 	}
 	a.stopSources()
-	a.sourcing.Wait()
-	if a.Err() == nil {
+	if ended(&a.sourcing, sourceGrace) && a.Err() == nil {
 		a.settle(ctx)
 	}
 	a.close()
@@ -312,18 +318,46 @@ func (a *App) settle(ctx context.Context) {
 	}
 }
 
+// How long parts may take to end once they are told to. What has not ended by
+// then, such as a peer's library that does not return, is left behind: the
+// journal is as it would be after a crash, and that loses nothing.
+const (
+	sourceGrace = time.Second
+	restGrace   = 3 * time.Second
+)
+
+// ended waits for at most d and reports whether wg is done.
+func ended(wg *sync.WaitGroup, d time.Duration) bool {
+	done := make(chan struct{})
+	go func() { wg.Wait(); close(done) }()
+	select {
+	case <-done:
+		return true
+	case <-time.After(d):
+		return false
+	}
+}
+
 // close ends everything that runs, in the order of the flow.
 func (a *App) close() {
 	a.stopSources()
-	a.sourcing.Wait()
+	sourced := ended(&a.sourcing, sourceGrace)
 	a.stopRest()
-	a.rest.Wait()
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	if !ended(&a.rest, restGrace) {
+		a.o.Log.Error("a sink or operator does not end and is left behind")
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
+	var closing sync.WaitGroup
 	for _, s := range a.sources {
-		if err := s.Close(ctx); err != nil {
-			a.o.Log.Warn("source does not close", "source", s.name, "error", err)
-		}
+		closing.Go(func() {
+			if err := s.Close(ctx); err != nil {
+				a.o.Log.Warn("source does not close", "source", s.name, "error", err)
+			}
+		})
+	}
+	if !ended(&closing, sourceGrace) || !sourced && !ended(&a.sourcing, sourceGrace) {
+		a.o.Log.Error("a source does not end and is left behind")
 	}
 	for _, l := range a.logs {
 		l.Close()

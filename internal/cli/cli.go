@@ -22,6 +22,7 @@ func Main(args []string) int {
 	keepMemorySmall()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	context.AfterFunc(ctx, stop) // a second signal ends the process at once
 	root := &cobra.Command{
 		Use:   "penstock",
 		Short: "Industrial stream processor: OPC UA and MQTT in, Wasm detectors, InfluxDB and alerts out",
