@@ -212,3 +212,46 @@ func TestDeadLetters(t *testing.T) {
 		})
 	}
 }
+
+// A sink that was away and then refuses a row for good is there again.
+func TestConnectedAfterRefusal(t *testing.T) {
+	r := newRig(t)
+	r.append(t, "a", 1)
+	r.append(t, "a", 2)
+	tries := 0
+	s := &sink{got: make(chan float64, 10), fail: func(v float64) error {
+		if v != 1 {
+			return nil
+		}
+		if tries++; tries == 1 {
+			return errors.New("away")
+		}
+		return pipeline.Permanent(errors.New("no such column"))
+	}}
+	stop := r.run(t, s, map[string]bool{"a": true}, time.Hour)
+	require.Equal(t, 2.0, receive(t, s.got))
+	stop()
+	require.True(t, r.meter.Totals().Connected["out"])
+}
+
+// Rows that a full journal discarded before a sink had read them are counted
+// at that sink.
+func TestGapBeforeDirectSink(t *testing.T) {
+	r := newRig(t)
+	for v := range 2 {
+		r.append(t, "a", float64(v))
+	}
+	s := &sink{got: make(chan float64, 10)}
+	stop := r.run(t, s, map[string]bool{"a": true}, time.Hour)
+	receive(t, s.got)
+	receive(t, s.got)
+	stop()
+	for v := range 5 {
+		r.append(t, "a", float64(v))
+	}
+	require.NoError(t, r.log.Purge(context.Background(), 0, r.log.End(0)))
+	stop = r.run(t, s, map[string]bool{"a": true}, time.Hour)
+	require.Equal(t, 4.0, receive(t, s.got))
+	stop()
+	require.Equal(t, map[string]int64{"queue_gap": 4}, r.meter.Totals().DroppedAt["out"])
+}
