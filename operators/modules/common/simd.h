@@ -37,6 +37,9 @@ static inline v2d both(double x) { return (v2d){x, x}; }
  * load1 is {*p, 0}. load_both is {*p, *p}, best in loops: Cranelift makes a vector of a scalar in a
  * register by instructions that wait for what the vector's register held before,
  * which ties the rows of a loop together.
+ * lows and highs are the lanes 0, the lanes 1 of two vectors.
+ * RELOAD() makes the loop below load its constants itself: Cranelift keeps what
+ * two nested loops need in two registers, and spills what is left without one.
  * min2(a, b) is b < a ? b : a in each lane, max2(a, b) is a < b ? b : a; they
  * overwrite b's register, so b is best the value that is not needed any more. */
 #ifdef __wasm__
@@ -52,7 +55,19 @@ static inline v2d load_both(const double *p) {
   __asm__("" : "+r"(v)); /* or clang makes a splat of the two */
   return (v2d)wasm_i64x2_shuffle(v, v, 0, 0);
 }
+#define RELOAD() __asm__ volatile("" ::: "memory")
+static inline v2d lows(v2d a, v2d b) {
+  double x = b[0];
+  __asm__("" : "+r"(x)); /* or clang makes a shuffle, which is two and an or in Cranelift */
+  return (v2d)wasm_f64x2_replace_lane((v128_t)a, 1, x);
+}
+static inline v2d highs(v2d a, v2d b) {
+  double x = a[1];
+  __asm__("" : "+r"(x));
+  return (v2d)wasm_f64x2_replace_lane((v128_t)b, 0, x);
+}
 #else
+#define RELOAD() (void)0
 static inline unsigned bits2(v2l m) { return _mm_movemask_pd((__m128d)m); }
 static inline unsigned bits4(v4i m) { return _mm_movemask_ps((__m128)m); }
 static inline v2d min2(v2d a, v2d b) { return (v2d)_mm_min_pd((__m128d)b, (__m128d)a); }
@@ -61,6 +76,8 @@ static inline v2d sqrt2(v2d a) { return (v2d)_mm_sqrt_pd((__m128d)a); }
 static inline v4i maxu4(v4i a, v4i b) { return (v4i)_mm_max_epu32((__m128i)a, (__m128i)b); }
 static inline v2d load1(const double *p) { return (v2d)_mm_load_sd(p); }
 static inline v2d load_both(const double *p) { return (v2d)_mm_loaddup_pd(p); }
+static inline v2d lows(v2d a, v2d b) { return (v2d)_mm_unpacklo_pd((__m128d)a, (__m128d)b); }
+static inline v2d highs(v2d a, v2d b) { return (v2d)_mm_unpackhi_pd((__m128d)a, (__m128d)b); }
 #endif
 
 static inline v2d abs2(v2d a) { return (v2d)((v2l)a & INT64_MAX); }

@@ -14,16 +14,15 @@
 
 static double warmup, k, h, clip, cap, given_target, given_sigma, min_sigma, min_rel;
 static int reset_on_alarm;
-static v2d add_low, add_high, cap2; /* as loops load them: what a row adds is limited to [-clip - k, clip - k] */
+static v2d low2, high2, twice_k2, cap2; /* as loops load them: -clip - k, clip - k, -2 k, cap */
 
 struct state {
   int64_t last;          /* time of the newest row taken, ns */
   int64_t count;         /* rows taken during warm-up */
   int64_t ready;         /* warm-up is over */
   double mean, squares;  /* of the warm-up; then target and sigma */
-  /* Lane 0 is for high, lane 1 for low: a reading x adds (x - origin) inverse. */
-  double origin[2], inverse[2]; /* target + k sigma, target - k sigma; 1/sigma, -1/sigma */
-  double sums[2];
+  double origin[2], inverse[2]; /* as vectors: target + k sigma and 1/sigma, twice */
+  double sums[2];               /* high and low */
 };
 
 enum { HIGH, LOW, SCORE, FLAG, COLUMNS };
@@ -45,8 +44,9 @@ int32_t penstock_open(const void *params, uint32_t len) {
   min_rel = p[9];
   read_uncertain(p[10]);
   state_size = sizeof(struct state);
-  add_low = both(-clip - k);
-  add_high = both(clip - k);
+  low2 = both(-clip - k);
+  high2 = both(clip - k);
+  twice_k2 = both(-2 * k);
   cap2 = both(cap);
   if (!(warmup >= 2)) return fail("warmup is below 2", 0, 0);
   if (!(min_sigma > 0)) return fail("min_sigma is not above 0", 0, 0);
@@ -64,8 +64,8 @@ static void set_target(struct state *s, double target, double sigma) {
   if (sigma < least) sigma = least;
   s->mean = target;
   s->squares = sigma;
-  store2(s->origin, (v2d){target + k * sigma, target - k * sigma});
-  store2(s->inverse, (v2d){1 / sigma, -1 / sigma});
+  store2(s->origin, both(target + k * sigma));
+  store2(s->inverse, both(1 / sigma));
   s->ready = 1;
 }
 
@@ -75,11 +75,9 @@ static int state_restored(void *state) {
   return s->count >= 0 && s->squares >= 0 && s->sums[0] >= 0 && s->sums[1] >= 0;
 }
 
-/* next_sums adds the reading x, twice, to the sums v. */
-static inline v2d next_sums(v2d v, v2d x, v2d origin, v2d inverse) {
-  v2d add = min2(add_high, max2(add_low, (x - origin) * inverse));
-  return min2(cap2, max2((v2d){0, 0}, v + add));
-}
+/* raise2 is what two readings add to high, z - k; they add -2 k - raise2 to low. add_sums adds to both sums. */
+static inline v2d raise2(v2d x, v2d origin, v2d inverse) { return min2(high2, max2(low2, (x - origin) * inverse)); }
+static inline v2d add_sums(v2d v, v2d add) { return min2(cap2, max2((v2d){0, 0}, v + add)); }
 
 struct output {
   double *high, *low;
@@ -110,7 +108,10 @@ NOINLINE static void one(struct state *s, const struct rows *r, int32_t i, const
     if ((double)s->count >= warmup) set_target(s, s->mean, __builtin_sqrt(s->squares / (double)(s->count - 1)));
     return;
   }
-  if (!again) store2(s->sums, next_sums(load2(s->sums), both(x), load2(s->origin), load2(s->inverse)));
+  if (!again) {
+    v2d up = raise2(both(x), load2(s->origin), load2(s->inverse));
+    store2(s->sums, add_sums(load2(s->sums), lows(up, twice_k2 - up)));
+  }
   out->high[i] = s->sums[0];
   out->low[i] = s->sums[1];
   if (reset_on_alarm && (s->sums[0] > h || s->sums[1] > h)) store2(s->sums, both(0));
@@ -138,18 +139,27 @@ static inline __attribute__((always_inline)) int32_t steady(struct state *s, con
   if (!n) return i;
   const double *x = r->value + i;
   double *high = out->high + i, *low = out->low + i;
+  RELOAD();
   v2d origin = load2(s->origin), inverse = load2(s->inverse), v = load2(s->sums);
-#define ROW(j)                                              \
-  v = next_sums(v, load_both(x + j), origin, inverse);      \
-  high[j] = v[0];                                           \
-  low[j] = v[1];
+#define PAIR(j)                                                            \
+  {                                                                        \
+    v2d up = raise2(load2(x + j), origin, inverse), down = twice_k2 - up;  \
+    v2d first = add_sums(v, lows(up, down));                               \
+    v = add_sums(first, highs(up, down));                                  \
+    store2(high + j, lows(first, v));                                      \
+    store2(low + j, highs(first, v));                                      \
+  }
   for (; n >= 4; n -= 4, x += 4, high += 4, low += 4) {
-    ROW(0) ROW(1) ROW(2) ROW(3)
+    PAIR(0) PAIR(2)
   }
+#undef PAIR
   for (; n > 0; n--, x++, high++, low++) {
-    ROW(0)
+    RELOAD();
+    v2d up = raise2(load1(x), load2(s->origin), load2(s->inverse));
+    v = add_sums(v, lows(up, twice_k2 - up));
+    *high = v[0];
+    *low = v[1];
   }
-#undef ROW
   store2(s->sums, v);
   s->last = r->time[stop - 1];
   return stop;
@@ -161,11 +171,12 @@ NOINLINE static int32_t steady_runs(const struct rows *r, int32_t u, int32_t *ro
   for (; u < r->runs; u++) {
     const struct run *run = &r->run[u];
     struct state *s = run->state;
-    *row = run->begin;
-    if (!s->ready || reset_on_alarm || !run_usable(r, run)) break;
-    int32_t i = steady(s, r, run->begin, run->end, out);
-    *row = i;
-    if (i < run->end) break;
+    int32_t i = run->begin, end = run->end;
+    if (s->ready && run_usable(r, run)) i = steady(s, r, i, end, out);
+    if (UNLIKELY(i < end)) {
+      *row = i;
+      break;
+    }
   }
   return u;
 }
@@ -207,7 +218,8 @@ int32_t penstock_process(const struct ArrowArray *in, struct ArrowArray *out) {
   struct output o = {column_buffers[HIGH].p, column_buffers[LOW].p};
   uint64_t *flag = column_buffers[FLAG].p;
   for (int32_t u = 0, row;; u++) {
-    u = steady_runs(&r, u, &row, &o);
+    if (!reset_on_alarm) u = steady_runs(&r, u, &row, &o);
+    else if (u < r.runs) row = r.run[u].begin;
     if (u == r.runs) break;
     special(&r, &r.run[u], row, &o);
   }
