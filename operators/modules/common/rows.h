@@ -72,7 +72,6 @@ COLD static uint64_t usable_word(const double *x, const uint32_t *q, int32_t n) 
 /* mark_usable fills usable and returns 1 when every row is. It looks at 64 rows
  * at once and at single ones only where something is wrong. */
 NOINLINE static int mark_usable(uint64_t *usable, const double *x, const uint32_t *q, const uint8_t *valid, int64_t valid_at, int32_t n) {
-  v2d limit = both(VALUE_LIMIT);
   int32_t q1 = (int32_t)(quality_limit - 1);
   v4i good = {q1, q1, q1, q1};
   uint64_t all = ~(uint64_t)0;
@@ -80,13 +79,16 @@ NOINLINE static int mark_usable(uint64_t *usable, const double *x, const uint32_
     uint64_t w;
     if (n - i >= 64) {
       v4i worst = good;
-      v2l small = {-1, -1};
+      v2d a = both(0), b = a, c = a, d = a;
       for (int j = 0; j < 64; j += 8) {
         worst = maxu4(maxu4(load4(q + j), worst), load4(q + j + 4));
-        small &= (v2l)(abs2(load2(x + j)) < limit) & (v2l)(abs2(load2(x + j + 2)) < limit);
-        small &= (v2l)(abs2(load2(x + j + 4)) < limit) & (v2l)(abs2(load2(x + j + 6)) < limit);
+        a += square2(load2(x + j));
+        b += square2(load2(x + j + 2));
+        c += square2(load2(x + j + 4));
+        d += square2(load2(x + j + 6));
       }
-      w = bits4(worst == good) == 15 && bits2(small) == 3 ? ~(uint64_t)0 : usable_word(x, q, 64);
+      v2d sum = (a + b) + (c + d); /* not small when one value is large, infinite or not a number */
+      w = bits4(worst == good) == 15 && sum[0] + sum[1] < VALUE_LIMIT * VALUE_LIMIT / 2 ? ~(uint64_t)0 : usable_word(x, q, 64);
     } else {
       w = usable_word(x, q, n - i);
     }

@@ -82,6 +82,8 @@ static inline v2d highs(v2d a, v2d b) { return (v2d)_mm_unpackhi_pd((__m128d)a, 
 
 static inline v2d abs2(v2d a) { return (v2d)((v2l)a & INT64_MAX); }
 
+static inline v2d square2(v2d a) { return a * a; }
+
 /* least and most are those of the two lanes, without a branch. */
 static inline double least(v2d a) { return min2(__builtin_shufflevector(a, a, 1, 0), a)[0]; }
 static inline double most(v2d a) { return max2(__builtin_shufflevector(a, a, 1, 0), a)[0]; }
