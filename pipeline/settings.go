@@ -79,7 +79,7 @@ func (b *ByteSize) UnmarshalText(t []byte) error {
 		}
 	}
 	f, err := strconv.ParseFloat(s, 64)
-	if err != nil || f < 0 || f*float64(mult) > 1<<62 {
+	if err != nil || !(f >= 0 && f*float64(mult) <= 1<<62) { // NaN is refused too
 		return fmt.Errorf("%q is not a size: write a number with a unit, like 64MiB", t)
 	}
 	*b = ByteSize(f * float64(mult))

@@ -1,7 +1,9 @@
 package pipeline
 
 import (
+	"fmt"
 	"path"
+	"strconv"
 	"strings"
 	"sync"
 
@@ -29,12 +31,20 @@ type TagRule struct {
 	Description string `yaml:"description,omitempty"`
 }
 
-// Validate checks the pattern.
+// Validate checks the pattern and the templates.
 func (r *TagRule) Validate(p *Problems) {
 	if r.Match == "" {
 		p.Add("match", "is empty", `write a pattern such as "plant1/*/*/temperature"`)
 	} else if _, err := path.Match(r.Match, ""); err != nil {
 		p.Add("match", err.Error(), `write a pattern such as "plant1/*/*/temperature"`)
+	}
+	for _, t := range []struct{ key, tmpl string }{{"asset", r.Asset}, {"measurement", r.Measurement}} {
+		for _, part := range strings.Split(t.tmpl, "${")[1:] {
+			n, _, closed := strings.Cut(part, "}")
+			if i, err := strconv.Atoi(n); !closed || err != nil || i < 1 {
+				p.Add(t.key, fmt.Sprintf("${%s is not the number of a segment", part), "write ${1} for the first segment of the tag, ${2} for the second")
+			}
+		}
 	}
 }
 
@@ -100,11 +110,7 @@ func expandSegments(tmpl string, seg []string) string {
 			return b.String()
 		}
 		b.WriteString(tmpl[:i])
-		n := 0
-		for _, c := range tmpl[i+2 : i+j] {
-			n = n*10 + int(c-'0')
-		}
-		if n >= 1 && n <= len(seg) {
+		if n, err := strconv.Atoi(tmpl[i+2 : i+j]); err == nil && n >= 1 && n <= len(seg) {
 			b.WriteString(seg[n-1])
 		}
 		tmpl = tmpl[i+j+1:]
