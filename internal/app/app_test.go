@@ -20,6 +20,7 @@ import (
 
 	"github.com/penstock/penstock/pipeline"
 	"github.com/penstock/penstock/pipeline/config"
+	"github.com/penstock/penstock/pipeline/graph"
 )
 
 // book keeps a log and the rows that flowed. Safe for concurrent use.
@@ -203,4 +204,25 @@ http: {listen: ""}
 	require.Less(t, time.Since(start), 8*time.Second)
 	require.NotContains(t, b.log.String(), "left behind")
 	require.NotZero(t, a.Summary().Lost())
+}
+
+type build struct{ digest string }
+
+func (b build) Digest() string { return b.digest }
+
+// A new build of a module does not get the state of the old one, and so does
+// not keep the pipeline from starting after an upgrade.
+func TestFingerprint(t *testing.T) {
+	n := &graph.Node{Type: "wasm", Inputs: []graph.Ref{{Node: "plc"}}, In: pipeline.Readings}
+	type set struct{ Module string }
+	base := fingerprint(n, &set{"ewma"}, build{"1"})
+	require.Equal(t, base, fingerprint(n, &set{"ewma"}, build{"1"}))
+	require.NotEqual(t, base, fingerprint(n, &set{"cusum"}, build{"1"}))
+	require.NotEqual(t, base, fingerprint(n, &set{"ewma"}, build{"2"}))
+	other := *n
+	other.Inputs = []graph.Ref{{Node: "floor"}}
+	require.NotEqual(t, base, fingerprint(&other, &set{"ewma"}, build{"1"}))
+	other = *n
+	other.In = pipeline.AlertEvents
+	require.NotEqual(t, base, fingerprint(&other, &set{"ewma"}, build{"1"}))
 }

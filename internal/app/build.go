@@ -111,7 +111,7 @@ func (a *App) plan(ctx context.Context, shard int, env func(string) pipeline.Env
 			return p, a.at(n.Name, err)
 		}
 		index[n.Name] = len(p.Nodes)
-		node := flow.Node{Name: n.Name, Op: op, Fingerprint: fingerprint(n, settings[n.Name]), Outputs: map[string]flow.Output{}}
+		node := flow.Node{Name: n.Name, Op: op, Fingerprint: fingerprint(n, settings[n.Name], op), Outputs: map[string]flow.Output{}}
 		p.Nodes = append(p.Nodes, node)
 		if _, err := op.Open(ctx, n.In); err != nil {
 			return p, a.at(n.Name, err)
@@ -149,15 +149,18 @@ func (a *App) plan(ctx context.Context, shard int, env func(string) pipeline.Env
 	return p, nil
 }
 
-// fingerprint stands for what an operator's state depends on: its settings and
-// what it reads.
-func fingerprint(n *graph.Node, settings any) string {
+// fingerprint stands for what an operator's state depends on: its settings,
+// what it reads, and the code of its module, which a new release may change.
+func fingerprint(n *graph.Node, settings any, op any) string {
 	data, err := json.Marshal(settings)
 	if err != nil {
 		data = fmt.Appendf(nil, "%+v", settings)
 	}
 	h := sha256.New()
 	fmt.Fprintln(h, n.Type, n.Inputs, n.In)
+	if m, ok := op.(interface{ Digest() string }); ok {
+		fmt.Fprintln(h, m.Digest())
+	}
 	h.Write(data)
 	return hex.EncodeToString(h.Sum(nil)[:12])
 }

@@ -86,6 +86,10 @@ func (op *Operator) Module() (module, engine string) {
 	return op.info.Manifest.Name + "@" + op.info.Manifest.Version, op.eng.Name()
 }
 
+// Digest is the SHA-256 of the module, in hex: another build of it does not
+// understand this one's state.
+func (op *Operator) Digest() string { return op.info.Digest }
+
 // Open compiles and starts the module and binds it to its input.
 func (op *Operator) Open(_ context.Context, in *arrow.Schema) (*arrow.Schema, error) {
 	if err := op.bindSchemas(in); err != nil {
