@@ -75,9 +75,11 @@ static int state_restored(void *state) {
   return s->count >= 0 && s->squares >= 0 && s->sums[0] >= 0 && s->sums[1] >= 0;
 }
 
-/* raise2 is what two readings add to high, z - k; they add -2 k - raise2 to low. add_sums adds to both sums. */
+/* raise2 is what two readings add to high, z - k; they add -2 k - raise2 to low. add_sums adds to both sums,
+ * add_free without the cap. */
 static inline v2d raise2(v2d x, v2d origin, v2d inverse) { return min2(high2, max2(low2, (x - origin) * inverse)); }
-static inline v2d add_sums(v2d v, v2d add) { return min2(cap2, max2((v2d){0, 0}, v + add)); }
+static inline v2d add_free(v2d v, v2d add) { return max2((v2d){0, 0}, v + add); }
+static inline v2d add_sums(v2d v, v2d add) { return min2(cap2, add_free(v, add)); }
 
 struct output {
   double *high, *low;
@@ -132,20 +134,34 @@ static inline int32_t rising(const int64_t *time, int32_t i, int32_t end, int64_
   return i;
 }
 
+/* capped makes the sums of rows again, with the cap, and returns the last. */
+COLD static v2d capped(const struct state *s, const struct rows *r, int32_t i, int32_t end, const struct output *out) {
+  v2d v = load2(s->sums);
+  for (; i < end; i++) {
+    v2d up = raise2(both(r->value[i]), load2(s->origin), load2(s->inverse));
+    v = add_sums(v, lows(up, twice_k2 - up));
+    out->high[i] = v[0];
+    out->low[i] = v[1];
+  }
+  return v;
+}
+
 /* steady takes rows from i on while they are usable and newer than the last, and
- * returns the first that is not. It knows no reset_on_alarm. */
+ * returns the first that is not. It knows no reset_on_alarm, and takes the cap,
+ * which is seldom reached, out of the chain from row to row. */
 static inline __attribute__((always_inline)) int32_t steady(struct state *s, const struct rows *r, int32_t i, int32_t end, const struct output *out) {
   int32_t stop = rising(r->time, i, end, s->last), n = stop - i;
   if (!n) return i;
   const double *x = r->value + i;
   double *high = out->high + i, *low = out->low + i;
   RELOAD();
-  v2d origin = load2(s->origin), inverse = load2(s->inverse), v = load2(s->sums);
+  v2d origin = load2(s->origin), inverse = load2(s->inverse), v = load2(s->sums), top = {0, 0};
 #define PAIR(j)                                                            \
   {                                                                        \
     v2d up = raise2(load2(x + j), origin, inverse), down = twice_k2 - up;  \
-    v2d first = add_sums(v, lows(up, down));                               \
-    v = add_sums(first, highs(up, down));                                  \
+    v2d first = add_free(v, lows(up, down));                               \
+    v = add_free(first, highs(up, down));                                  \
+    top = max2(max2(first, v), top);                                       \
     store2(high + j, lows(first, v));                                      \
     store2(low + j, highs(first, v));                                      \
   }
@@ -156,10 +172,12 @@ static inline __attribute__((always_inline)) int32_t steady(struct state *s, con
   for (; n > 0; n--, x++, high++, low++) {
     RELOAD();
     v2d up = raise2(load1(x), load2(s->origin), load2(s->inverse));
-    v = add_sums(v, lows(up, twice_k2 - up));
+    v = add_free(v, lows(up, twice_k2 - up));
+    top = max2(v, top);
     *high = v[0];
     *low = v[1];
   }
+  if (UNLIKELY(bits2((v2l)(top > cap2)))) v = capped(s, r, i, stop, out);
   store2(s->sums, v);
   s->last = r->time[stop - 1];
   return stop;

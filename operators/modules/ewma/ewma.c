@@ -222,11 +222,12 @@ NOINLINE static int32_t steady_runs(const struct rows *r, int32_t u, int32_t *ro
   for (; u < r->runs; u++) {
     const struct run *run = &r->run[u];
     struct state *s = run->state;
-    *row = run->begin;
-    if (!s->settled || s->flagged || !run_usable(r, run)) break;
-    int32_t i = steady(s, r, run->begin, run->end, out);
-    *row = i;
-    if (i < run->end) break;
+    int32_t i = run->begin, end = run->end;
+    if (s->settled && !s->flagged && run_usable(r, run)) i = steady(s, r, i, end, out);
+    if (UNLIKELY(i < end)) {
+      *row = i;
+      break;
+    }
   }
   return u;
 }
