@@ -120,7 +120,7 @@ func (r *Runner) Run(ctx context.Context) error {
 
 // storeGrace is how long a batch that was read may take into the journal after
 // the end of the context: a full journal must not hold up a stop.
-const storeGrace = 2 * time.Second
+const storeGrace = 500 * time.Millisecond
 
 // connect tries until the source is connected, is refused for good, is drained,
 // or ctx ends.

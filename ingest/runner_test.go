@@ -213,3 +213,36 @@ func TestDrainedSourceKeepsItsLateness(t *testing.T) {
 	require.True(t, last.Idle)
 	require.Equal(t, int64(time.Hour-time.Minute), last.Watermark)
 }
+
+// last gives what it has taken when it is told to stop, as OPC UA does, which
+// has no peer that would send it again.
+type last struct {
+	batches
+	reading chan struct{}
+}
+
+func (s *last) Read(ctx context.Context) (pipeline.Batch, pipeline.AckFunc, error) {
+	if len(s.list) == 0 {
+		return pipeline.Batch{}, nil, ctx.Err()
+	}
+	close(s.reading)
+	<-ctx.Done()
+	return s.batches.Read(ctx)
+}
+
+func TestLastBatchIsStored(t *testing.T) {
+	j := openJournal(t, 1)
+	b := NewBatcher(BatchConfig{MaxRows: 100, MaxTags: 100}, pipeline.Env{Name: "plc"})
+	b.Append(b.Tag("a"), 1, 1, 0, 0)
+	src := &last{batches: batches{list: b.Flush(nil)}, reading: make(chan struct{})}
+	m := pipeline.NewMeter()
+	r := NewRunner(RunnerOptions{Name: "plc", Source: src, Journal: j, Shards: 1, Meter: m, Log: slog.New(slog.DiscardHandler)})
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- r.Run(ctx) }()
+	<-src.reading
+	cancel()
+	require.NoError(t, <-done)
+	require.EqualValues(t, 1, m.Totals().Journaled)
+	require.Equal(t, 1, src.acks)
+}

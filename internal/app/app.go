@@ -268,12 +268,12 @@ func behind(end, seq uint64) uint64 {
 // Stop drains the pipeline: sources stop, what they have taken goes through
 // the graph and into the sinks, then everything is stored and closed. What is
 // not through when ctx ends stays in the journal and the queues for the next
-// run. Of the time that ctx gives, two fifths are kept for closing.
+// run. Of the time that ctx gives, half is kept for closing.
 func (a *App) Stop(ctx context.Context) error {
 	a.ready.Store(false)
 	if end, ok := ctx.Deadline(); ok {
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, time.Until(end)*3/5)
+		ctx, cancel = context.WithTimeout(ctx, time.Until(end)/2)
 		defer cancel()
 	}
 	for _, s := range a.sources {
@@ -326,7 +326,7 @@ const (
 	restGrace   = 3 * time.Second
 )
 
-// ended waits for at most d and reports whether wg is done.
+// ended waits until wg is done, for at most d, and reports whether it is.
 func ended(wg *sync.WaitGroup, d time.Duration) bool {
 	done := make(chan struct{})
 	go func() { wg.Wait(); close(done) }()
@@ -342,11 +342,7 @@ func ended(wg *sync.WaitGroup, d time.Duration) bool {
 func (a *App) close() {
 	a.stopSources()
 	sourced := ended(&a.sourcing, sourceGrace)
-	a.stopRest()
-	if !ended(&a.rest, restGrace) {
-		a.o.Log.Error("a sink or operator does not end and is left behind")
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), restGrace)
 	defer cancel()
 	var closing sync.WaitGroup
 	for _, s := range a.sources {
@@ -356,7 +352,12 @@ func (a *App) close() {
 			}
 		})
 	}
-	if !ended(&closing, sourceGrace) || !sourced && !ended(&a.sourcing, sourceGrace) {
+	a.stopRest()
+	if !ended(&a.rest, restGrace) {
+		a.o.Log.Error("a sink or operator does not end and is left behind")
+	}
+	end, _ := ctx.Deadline()
+	if !ended(&closing, time.Until(end)) || !sourced && !ended(&a.sourcing, time.Until(end)) {
 		a.o.Log.Error("a source does not end and is left behind")
 	}
 	for _, l := range a.logs {

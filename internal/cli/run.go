@@ -61,6 +61,10 @@ func run(ctx context.Context, cfg *config.Config, log *slog.Logger, summary stri
 	page := newPage(cfg, meter)
 	a, err := app.Start(ctx, app.Options{Config: cfg, Log: log, Meter: meter, Tap: page.Tap})
 	if err != nil {
+		if ctx.Err() != nil { // a signal while it was starting is no failure
+			log.Info("stopped before it had started", "cause", err)
+			return nil
+		}
 		return err
 	}
 	srv, err := serve(cfg.HTTP.Listen, a, page, meter, log)
