@@ -73,6 +73,7 @@ type sized struct {
 	seq   uint64
 	shard int
 	n     int64
+	at    int64 // when it was appended, ns since 1970
 }
 
 type shard struct {
@@ -271,8 +272,8 @@ func (l *Log) Append(ctx context.Context, shard int, m Meta, rec arrow.Record) (
 	s.batch++
 	l.mu.Lock()
 	l.total += size
-	if len(l.holders) > 0 {
-		l.unread = append(l.unread, sized{seq, shard, size})
+	if len(l.holders) > 0 && l.o.WhenFull == Block { // who blocks, counts
+		l.unread = append(l.unread, sized{seq, shard, size, time.Now().UnixNano()})
 		l.bytes += size
 	}
 	l.mu.Unlock()
@@ -382,6 +383,10 @@ func (l *Log) room(ctx context.Context, size int64) error {
 	warned := false
 	for {
 		l.mu.Lock()
+		for len(l.unread) > 0 && l.o.MaxAge > 0 && time.Now().UnixNano()-l.unread[0].at > int64(l.o.MaxAge) {
+			l.bytes -= l.unread[0].n // too old: the store has deleted it
+			l.unread = l.unread[1:]
+		}
 		// A tenth is left for the store's own overhead.
 		ok := len(l.unread) == 0 || l.bytes+size <= l.o.MaxBytes-l.o.MaxBytes/10
 		freed := l.freed
@@ -397,6 +402,7 @@ func (l *Log) room(ctx context.Context, size int64) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-freed:
+		case <-time.After(time.Second): // some may be too old by now
 		}
 	}
 }
@@ -438,7 +444,7 @@ func (l *Log) Hold(ctx context.Context, name string, shard int, pos Position) er
 	if st := info.State; st.Msgs > 0 && st.LastSeq > pos.Seq {
 		n := int64(float64(st.Bytes) * float64(min(st.LastSeq-pos.Seq, st.Msgs)) / float64(st.Msgs))
 		if n -= l.bytes; n > 0 {
-			l.unread = append(l.unread, sized{l.shards[shard].newst, shard, n})
+			l.unread = append(l.unread, sized{l.shards[shard].newst, shard, n, time.Now().UnixNano()})
 			l.bytes += n
 		}
 	}
@@ -472,7 +478,8 @@ func (l *Log) Release(name string, shard int, seq uint64) {
 	}
 }
 
-// Backlog returns how many bytes no holder has released yet.
+// Backlog returns how many bytes no holder has released yet, under policy
+// block.
 func (l *Log) Backlog() int64 {
 	l.mu.Lock()
 	defer l.mu.Unlock()

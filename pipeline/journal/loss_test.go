@@ -81,7 +81,7 @@ func TestResumeAheadOfStream(t *testing.T) {
 func TestOverhead(t *testing.T) {
 	ctx := context.Background()
 	js := server(t, t.TempDir())
-	o := journal.Options{Stream: "a-stream-with-a-rather-long-name-journal", Shards: 2, Log: slog.New(slog.DiscardHandler)}
+	o := journal.Options{Stream: "a-stream-with-a-rather-long-name-journal", Shards: 2, WhenFull: journal.Block, Log: slog.New(slog.DiscardHandler)}
 	l, err := journal.Open(ctx, js, o)
 	require.NoError(t, err)
 	defer l.Close()
@@ -124,4 +124,22 @@ func TestHoldOfTheSlowest(t *testing.T) {
 	}
 	require.Equal(t, reckon(10), reckon(90, 10))
 	require.Equal(t, reckon(10), reckon(10, 90))
+}
+
+// What is too old makes room, although its reader is away and never takes it:
+// the store deletes it, and the reader will count it as a gap.
+func TestAgeMakesRoom(t *testing.T) {
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	l, err := journal.Open(ctx, server(t, t.TempDir()), journal.Options{Stream: "J", MaxBytes: 64 << 10, MaxAge: 200 * time.Millisecond,
+		WhenFull: journal.Block, Log: slog.New(slog.DiscardHandler)})
+	require.NoError(t, err)
+	defer l.Close()
+	require.NoError(t, l.Hold(ctx, "away", 0, journal.Position{}))
+	rec := record(memory.DefaultAllocator, 1000, 0)
+	defer rec.Release()
+	for range 12 { // of 8 kB each: twice what the journal holds
+		_, err := l.Append(ctx, 0, journal.Meta{Kind: journal.KindBatch}, rec)
+		require.NoError(t, err)
+	}
 }
