@@ -97,11 +97,6 @@ func (p *pipe) stop() {
 	})
 }
 
-// dropped returns how many rows, or messages, a component dropped for a reason.
-func (p *pipe) dropped(component, reason string) int64 {
-	return p.meter.Totals().DroppedAt[component][reason]
-}
-
 // wait returns how long it took until ok, or fails the test.
 func wait(t *testing.T, what string, timeout time.Duration, ok func() bool) time.Duration {
 	t.Helper()
