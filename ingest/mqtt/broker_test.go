@@ -96,10 +96,10 @@ func mosquittoPath(t testing.TB) string {
 			return p
 		}
 	}
-	if os.Getenv("CI") != "" {
-		t.Fatal("mosquitto is not installed: set PENSTOCK_TEST_MOSQUITTO")
+	if os.Getenv("CI") != "" || os.Getenv("PENSTOCK_TEST_PEERS") != "" {
+		t.Fatal("mosquitto is not installed: run make test-deps, or set PENSTOCK_TEST_MOSQUITTO")
 	}
-	t.Skip("mosquitto is not installed: set PENSTOCK_TEST_MOSQUITTO")
+	t.Skip("mosquitto is not installed: run make test-deps, or set PENSTOCK_TEST_MOSQUITTO")
 	return ""
 }
 
