@@ -26,9 +26,10 @@ import (
 // numbering is an operator with state: it numbers the rows it has seen, and
 // tells of each watermark. It can be made to fail, as if the process died.
 type numbering struct {
-	n     int64
-	fail  func() bool
-	marks []int64
+	n      int64
+	fail   func() bool
+	marks  []int64
+	marked func(wm int64)
 }
 
 var numbered = arrow.NewSchema([]arrow.Field{{Name: "n", Type: arrow.PrimitiveTypes.Int64}, {Name: "v", Type: arrow.PrimitiveTypes.Float64}}, nil)
@@ -51,6 +52,9 @@ func (o *numbering) Process(_ context.Context, in arrow.Record, out pipeline.Emi
 }
 func (o *numbering) Advance(_ context.Context, wm arrow.Timestamp, _ pipeline.Emitter) error {
 	o.marks = append(o.marks, int64(wm))
+	if o.marked != nil {
+		o.marked(int64(wm))
+	}
 	return nil
 }
 func (o *numbering) Snapshot(w io.Writer) error  { return binary.Write(w, binary.LittleEndian, o.n) }
@@ -127,22 +131,22 @@ func TestExactlyOnceAcrossCrashes(t *testing.T) {
 	r := newRig(t)
 	rng := rand.New(rand.NewPCG(1, 2))
 	total := 0
-	for i := range 300 {
+	const last = 299
+	for i := range last + 1 {
 		n := rng.IntN(20) + 1
 		r.feed(t, "a", n, float64(i), int64(i))
 		total += n
 	}
 	crashes := 0
 	for done := false; !done; {
-		op := &numbering{fail: func() bool { return rng.IntN(12) == 0 }}
-		w := r.worker(t, op)
 		ctx, cancel := context.WithCancel(context.Background())
-		go func() { // ends the run once all is done
-			for ctx.Err() == nil && w.Seq() < r.log.End(0) {
-				time.Sleep(time.Millisecond)
+		op := &numbering{fail: func() bool { return rng.IntN(12) == 0 }}
+		op.marked = func(wm int64) {
+			if wm == last { // the run ends once all is done
+				cancel()
 			}
-			cancel()
-		}()
+		}
+		w := r.worker(t, op)
 		err := w.Run(ctx)
 		cancel()
 		done = err == nil
@@ -190,13 +194,14 @@ func TestWatermarks(t *testing.T) {
 	r.feed(t, "a", 1, 0, 120)
 	tick("b", 130, false)
 	ctx, cancel := context.WithCancel(context.Background())
-	go func() {
-		for ctx.Err() == nil && w.Seq() < r.log.End(0) {
-			time.Sleep(time.Millisecond)
+	defer cancel()
+	both.marked = func(wm int64) {
+		if wm == 130 { // the newest entry
+			cancel()
 		}
-		cancel()
-	}()
+	}
 	require.NoError(t, w.Run(ctx))
+	require.Equal(t, r.log.End(0), w.Seq())
 	require.Equal(t, []int64{100, 120}, op.marks)
 	require.Equal(t, []int64{50, 130}, both.marks)
 }
