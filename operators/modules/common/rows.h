@@ -103,24 +103,81 @@ NOINLINE static int mark_usable(uint64_t *usable, const double *x, const uint32_
   return all == ~(uint64_t)0;
 }
 
-/* run_end returns where the run that begins at p ends. rows_read tries the length
- * of the run before first: indices only rise, so two of them prove it. */
-NOINLINE static const int32_t *run_end(const int32_t *p, const int32_t *stop) {
-  int32_t k = *p++;
-  v4i same = {k, k, k, k};
-  while (p + 4 <= stop && bits4(load4(p) == same) == 15) p += 4;
-  while (p < stop && *p == k) p++;
-  return p;
+/* Where the search for runs is: row p begins run number k, whose tag is perhaps *guess. */
+struct cursor {
+  const int32_t *p, *stop, *name_at;
+  const char *bytes;
+  struct run *run;
+  struct tag **guess;
+  int32_t k, length; /* length: of the run before */
+};
+
+/* known_runs takes runs as long as each is as long as the one before and of the
+ * tag that last came after it. It calls nothing: around calls, Cranelift spills. */
+NOINLINE static void known_runs(struct cursor *c, const int32_t *index) {
+  const int32_t *p = c->p, *stop = c->stop, *name_at = c->name_at;
+  const char *bytes = c->bytes;
+  struct run *run = c->run;
+  struct tag **guess = c->guess;
+  int32_t k = c->k;
+  intptr_t length = c->length;
+  for (; p < stop; k++, run++, name_at++) {
+    const int32_t *end = p + length;
+    if (end > stop || *p != k || end[-1] != k) break;
+    struct tag *t = *guess;
+    const char *a = t->name, *b = bytes + name_at[0];
+    uint32_t len = (uint32_t)(name_at[1] - name_at[0]);
+    if (t->len != len || len < 8) break;
+    if (UNLIKELY(len < 16)) {
+      if ((load64(a) ^ load64(b)) | (load64(a + len - 8) ^ load64(b + len - 8))) break;
+    } else {
+      v4i diff = load4(a) - load4(b); /* the last 16 bytes may overlap those before */
+      for (uint32_t i = 16; i + 16 < len; i += 16) diff |= load4(a + i) - load4(b + i);
+      diff |= load4(a + len - 16) - load4(b + len - 16);
+      if (bits4(diff == 0) != 15) break;
+    }
+    guess = &t->after;
+    run->tag = t;
+    run->state = t->state;
+    run->begin = (int32_t)(p - index);
+    run->end = (int32_t)(end - index);
+    p = end;
+  }
+  c->p = p;
+  c->name_at = name_at;
+  c->run = run;
+  c->guess = guess;
+  c->k = k;
 }
 
-/* more_runs doubles the room for runs, of which there are count. */
-COLD static int more_runs(uint32_t count) {
-  struct buffer more = {0, 0};
-  if (!reserve(&more, count ? (size_t)runs_buffer.cap * 2 : 4096)) return 0;
-  if (count) copy_bytes(more.p, runs_buffer.p, count * sizeof(struct run));
-  penstock_free(runs_buffer.p, runs_buffer.cap, 64);
-  runs_buffer = more;
-  return 1;
+/* any_run takes one run, of whatever length and tag, or lengthens the one before,
+ * and returns the status of the call. */
+COLD static int any_run(struct cursor *c, const int32_t *index) {
+  const int32_t *p = c->p;
+  int32_t k = *p++;
+  v4i same = {k, k, k, k};
+  while (p + 4 <= c->stop && bits4(load4(p) == same) == 15) p += 4;
+  while (p < c->stop && *p == k) p++;
+  int32_t begin = (int32_t)(c->p - index), end = (int32_t)(p - index);
+  c->p = p;
+  if (c->k && k == c->k - 1) {
+    c->run[-1].end = end;
+    c->length = end - c->run[-1].begin;
+    return 0;
+  }
+  if (k != c->k) return fail("row ", begin, " has a tag that does not follow the one before");
+  struct tag *t = *c->guess;
+  const char *name = c->bytes + c->name_at[0];
+  uint32_t len = (uint32_t)(c->name_at[1] - c->name_at[0]);
+  if (!same_name(t, name, len)) t = tag_find(name, len);
+  if (!t) return fail_memory(tag_count);
+  *c->guess = t;
+  c->guess = &t->after;
+  *c->run++ = (struct run){t, t->state, begin, end};
+  c->length = end - begin;
+  c->k++;
+  c->name_at++;
+  return 0;
 }
 
 /* rows_read makes r of a batch: finds the runs and their tags and marks the
@@ -131,38 +188,24 @@ NOINLINE static int rows_read(struct rows *r, const struct ArrowArray *in) {
   const struct ArrowArray *names = tag->dictionary;
   int32_t n = (int32_t)in->length;
   *r = (struct rows){.count = n};
+  if (!n) return 0;
   r->time = (const int64_t *)time->buffers[1] + time->offset + in->offset;
   r->value = (const double *)value->buffers[1] + value->offset + in->offset;
   r->quality = (const uint32_t *)quality->buffers[1] + quality->offset + in->offset;
   const int32_t *index = (const int32_t *)tag->buffers[1] + tag->offset + in->offset;
-  if (!n) return 0;
-  const int32_t *name_at = (const int32_t *)names->buffers[1] + names->offset;
-  const char *name_bytes = names->buffers[2];
-  if (!reserve(&usable_buffer, ((size_t)n + 63) / 64 * 8)) return fail_memory(tag_count);
-  uint32_t names_count = names->length > INT32_MAX ? INT32_MAX : (uint32_t)names->length;
-  struct run *run = runs_buffer.p, *full = run + runs_buffer.cap / sizeof *run;
-  struct tag *before = 0;
-  intptr_t length = 1;
-  for (const int32_t *p = index, *stop = index + n; p < stop;) {
-    int32_t k = *p;
-    const int32_t *end = p + length;
-    if (end > stop || end[-1] != k || (end < stop && *end == k)) end = run_end(p, stop);
-    length = end - p;
-    if (UNLIKELY((uint32_t)k >= names_count)) return fail("row ", p - index, " has a tag that is not in the dictionary");
-    if (UNLIKELY(run == full)) {
-      uint32_t count = (uint32_t)(run - (struct run *)runs_buffer.p);
-      if (!more_runs(count)) return fail_memory(tag_count);
-      run = (struct run *)runs_buffer.p + count;
-      full = (struct run *)runs_buffer.p + runs_buffer.cap / sizeof *run;
-    }
-    before = tag_next(before, name_bytes + name_at[k], (uint32_t)(name_at[k + 1] - name_at[k]));
-    if (UNLIKELY(!before)) return fail_memory(tag_count);
-    *run++ = (struct run){before, before->state, (int32_t)(p - index), (int32_t)(end - index)};
-    p = end;
-  }
+  if (names->length < 1 || names->length > n) return fail("the dictionary of ", n, " rows has more names than rows, or none");
+  r->runs = (int32_t)names->length;
+  if (!reserve(&usable_buffer, ((size_t)n + 63) / 64 * 8) || !reserve(&runs_buffer, (size_t)r->runs * sizeof(struct run))) return fail_memory(tag_count);
   r->run = runs_buffer.p;
-  r->runs = (int32_t)(run - r->run);
   r->usable = usable_buffer.p;
+  struct cursor c = {.p = index, .stop = index + n, .name_at = (const int32_t *)names->buffers[1] + names->offset, .bytes = names->buffers[2],
+                     .run = runs_buffer.p, .guess = &tag_first, .length = 1};
+  if (index[n - 1] != r->runs - 1) return fail("the dictionary has ", names->length, " names, and not each has rows");
+  for (;;) {
+    known_runs(&c, index);
+    if (c.p == c.stop) break;
+    if (any_run(&c, index)) return 1;
+  }
   const uint8_t *valid = value->null_count ? value->buffers[0] : 0;
   r->all_usable = mark_usable(r->usable, r->value, r->quality, valid, value->offset + in->offset, n);
   return 0;
@@ -230,10 +273,9 @@ static int64_t count_clear(const uint64_t *bits, int32_t n) {
   return n - set;
 }
 
-/* put_column describes column i; valid is 0 when no row is null. */
-static void put_column(int i, int32_t rows, const uint64_t *valid) {
+/* put_column describes column i, of which nulls rows are not set in valid. */
+static void put_column(int i, int32_t rows, const uint64_t *valid, int64_t nulls) {
   struct ArrowArray *a = &out_array[i];
-  int64_t nulls = valid ? count_clear(valid, rows) : 0;
   *a = empty_array;
   a->length = rows;
   a->null_count = nulls;
@@ -255,7 +297,8 @@ static void put_struct(struct ArrowArray *out, int n, int32_t rows) {
 
 /* put_rows is the output of a map kernel, whose columns are all null where valid is not set. */
 static int put_rows(struct ArrowArray *out, int n, int32_t rows, const uint64_t *valid) {
-  for (int i = 0; i < n; i++) put_column(i, rows, valid);
+  int64_t nulls = count_clear(valid, rows);
+  for (int i = 0; i < n; i++) put_column(i, rows, valid, nulls);
   put_struct(out, n, rows);
   report_late();
   return 0;

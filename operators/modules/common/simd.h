@@ -28,6 +28,10 @@ typedef int32_t v4i_at __attribute__((vector_size(16), aligned(4), may_alias));
 
 static inline v2d load2(const double *p) { return *(const v2d_at *)p; }
 static inline void store2(double *p, v2d v) { *(v2d_at *)p = v; }
+static inline void put(double *p, double *q, v2d v) { /* a lane to each */
+  *p = v[0];
+  *q = v[1];
+}
 static inline v2l loadl(const int64_t *p) { return *(const v2l_at *)p; }
 static inline v4i load4(const void *p) { return *(const v4i_at *)p; }
 static inline v2d both(double x) { return (v2d){x, x}; }
@@ -40,9 +44,11 @@ static inline v2d both(double x) { return (v2d){x, x}; }
  * lows and highs are the lanes 0, the lanes 1 of two vectors.
  * RELOAD() makes the loop below load its constants itself: Cranelift keeps what
  * two nested loops need in two registers, and spills what is left without one.
+ * OPAQUE(v) hides from clang where v comes from.
  * min2(a, b) is b < a ? b : a in each lane, max2(a, b) is a < b ? b : a; they
  * overwrite b's register, so b is best the value that is not needed any more. */
 #ifdef __wasm__
+#define OPAQUE(v) __asm__("" : "+r"(v))
 static inline unsigned bits2(v2l m) { return wasm_i64x2_bitmask((v128_t)m); }
 static inline unsigned bits4(v4i m) { return wasm_i32x4_bitmask((v128_t)m); }
 static inline v2d min2(v2d a, v2d b) { return (v2d)wasm_f64x2_pmin((v128_t)a, (v128_t)b); }
@@ -52,22 +58,28 @@ static inline v4i maxu4(v4i a, v4i b) { return (v4i)wasm_u32x4_max((v128_t)a, (v
 static inline v2d load1(const double *p) { return (v2d)wasm_v128_load64_zero(p); }
 static inline v2d load_both(const double *p) {
   v128_t v = wasm_v128_load64_zero(p);
-  __asm__("" : "+r"(v)); /* or clang makes a splat of the two */
+  OPAQUE(v); /* or clang makes a splat of the two */
   return (v2d)wasm_i64x2_shuffle(v, v, 0, 0);
+}
+static inline v2d load_pair(const double *p, const double *q) {
+  v128_t v = wasm_v128_load64_zero(p);
+  OPAQUE(v); /* or clang makes a splat and an insertion of the two */
+  return (v2d)wasm_f64x2_replace_lane(v, 1, *q);
 }
 #define RELOAD() __asm__ volatile("" ::: "memory")
 static inline v2d lows(v2d a, v2d b) {
   double x = b[0];
-  __asm__("" : "+r"(x)); /* or clang makes a shuffle, which is two and an or in Cranelift */
+  OPAQUE(x); /* or clang makes a shuffle, which is two and an or in Cranelift */
   return (v2d)wasm_f64x2_replace_lane((v128_t)a, 1, x);
 }
 static inline v2d highs(v2d a, v2d b) {
   double x = a[1];
-  __asm__("" : "+r"(x));
+  OPAQUE(x);
   return (v2d)wasm_f64x2_replace_lane((v128_t)b, 0, x);
 }
 #else
 #define RELOAD() (void)0
+#define OPAQUE(v) __asm__("" : "+x"(v))
 static inline unsigned bits2(v2l m) { return _mm_movemask_pd((__m128d)m); }
 static inline unsigned bits4(v4i m) { return _mm_movemask_ps((__m128)m); }
 static inline v2d min2(v2d a, v2d b) { return (v2d)_mm_min_pd((__m128d)b, (__m128d)a); }
@@ -76,6 +88,7 @@ static inline v2d sqrt2(v2d a) { return (v2d)_mm_sqrt_pd((__m128d)a); }
 static inline v4i maxu4(v4i a, v4i b) { return (v4i)_mm_max_epu32((__m128i)a, (__m128i)b); }
 static inline v2d load1(const double *p) { return (v2d)_mm_load_sd(p); }
 static inline v2d load_both(const double *p) { return (v2d)_mm_loaddup_pd(p); }
+static inline v2d load_pair(const double *p, const double *q) { return (v2d){*p, *q}; }
 static inline v2d lows(v2d a, v2d b) { return (v2d)_mm_unpacklo_pd((__m128d)a, (__m128d)b); }
 static inline v2d highs(v2d a, v2d b) { return (v2d)_mm_unpackhi_pd((__m128d)a, (__m128d)b); }
 #endif

@@ -22,7 +22,7 @@ static uint64_t state_form; /* what the shape of a state depends on, such as a w
 
 static struct tag **tag_list, **tag_buckets;
 static uint32_t tag_count, tag_cap; /* tag_cap: of the list and of the buckets, a power of two */
-static struct tag *tag_first;       /* of the first run of the last batch */
+static struct tag no_tag = {.len = UINT32_MAX}, *tag_first = &no_tag; /* tag_first: of the first run of the last batch */
 
 static inline uint64_t load64(const char *p) {
   uint64_t v;
@@ -98,6 +98,7 @@ COLD static struct tag *tag_find(const char *name, uint32_t len) {
   zero_bytes(t, head + state_size);
   t->hash = hash;
   t->len = len;
+  t->after = &no_tag;
   t->state = (char *)t + head;
   copy_bytes(t->name, name, len);
   struct tag **b = &tag_buckets[hash & (tag_cap - 1)];
@@ -105,15 +106,6 @@ COLD static struct tag *tag_find(const char *name, uint32_t len) {
   *b = t;
   tag_list[tag_count++] = t;
   return t;
-}
-
-/* tag_next returns the tag of a run that comes after the run of before (0 for
- * the first run of a batch), or 0 when out of memory. Where the tags come in
- * the order of last time, this is one comparison of names. */
-static inline struct tag *tag_next(struct tag *before, const char *name, uint32_t len) {
-  struct tag **guess = before ? &before->after : &tag_first;
-  if (LIKELY(*guess && same_name(*guess, name, len))) return *guess;
-  return *guess = tag_find(name, len);
 }
 
 /* A snapshot: this header; then for each tag the length of its name (8 bytes),

@@ -8,18 +8,20 @@
  * the cap bounds how long it takes to come back after a long fault. target and
  * sigma are given, or are the mean and standard deviation of the warm-up.
  *
- * Both sums are the two lanes of one vector. With reset_on_alarm, rows go one by
- * one. */
+ * Both sums are the two lanes of one vector. What matters for alarms only, the cap
+ * among it, is left to runs in which h is exceeded. */
 #include "../common/rows.h"
+
+#define BLOCK 32 /* rows of a tag that are special together */
 
 static double warmup, k, h, clip, cap, given_target, given_sigma, min_sigma, min_rel;
 static int reset_on_alarm;
-static v2d low2, high2, twice_k2, cap2; /* as loops load them: -clip - k, clip - k, -2 k, cap */
+static v2d low2, high2, twice_k2, cap2, limit2; /* as loops load them: -clip - k, clip - k, -2 k, cap, h */
 
 struct state {
   int64_t last;          /* time of the newest row taken, ns */
   int64_t count;         /* rows taken during warm-up */
-  int64_t ready;         /* warm-up is over */
+  int32_t ready, unused; /* ready: warm-up is over */
   double mean, squares;  /* of the warm-up; then target and sigma */
   double origin[2], inverse[2]; /* as vectors: target + k sigma and 1/sigma, twice */
   double sums[2];               /* high and low */
@@ -48,6 +50,7 @@ int32_t penstock_open(const void *params, uint32_t len) {
   high2 = both(clip - k);
   twice_k2 = both(-2 * k);
   cap2 = both(cap);
+  limit2 = both(h);
   if (!(warmup >= 2)) return fail("warmup is below 2", 0, 0);
   if (!(min_sigma > 0)) return fail("min_sigma is not above 0", 0, 0);
   if (!(clip > k)) return fail("clip is not above k: no shift could ever be seen", 0, 0);
@@ -82,14 +85,24 @@ static inline v2d add_free(v2d v, v2d add) { return max2((v2d){0, 0}, v + add); 
 static inline v2d add_sums(v2d v, v2d add) { return min2(cap2, add_free(v, add)); }
 
 struct output {
-  double *high, *low;
+  double *high, *low, *score;
+  uint64_t *flag;
 };
 
-/* one does all that may happen with a row; steady does what mostly happens. */
+/* put_row writes the outputs of row i with the sums v. */
+static inline void put_row(const struct output *out, int32_t i, v2d v) {
+  double score = most(v);
+  out->high[i] = v[HIGH];
+  out->low[i] = v[LOW];
+  out->score[i] = score;
+  if (score > h) set_bit(out->flag, i);
+}
+
+/* one does all that may happen with a row; steady_runs does what mostly happens. */
 NOINLINE static void one(struct state *s, const struct rows *r, int32_t i, const struct output *out) {
   int64_t t = r->time[i];
   int seen = s->count > 0 || s->ready;
-  out->high[i] = out->low[i] = 0;
+  out->high[i] = out->low[i] = out->score[i] = 0;
   if (!bit(r->usable, i)) return;
   if (seen && t < s->last) {
     late_rows++;
@@ -114,117 +127,100 @@ NOINLINE static void one(struct state *s, const struct rows *r, int32_t i, const
     v2d up = raise2(both(x), load2(s->origin), load2(s->inverse));
     store2(s->sums, add_sums(load2(s->sums), lows(up, twice_k2 - up)));
   }
-  out->high[i] = s->sums[0];
-  out->low[i] = s->sums[1];
-  if (reset_on_alarm && (s->sums[0] > h || s->sums[1] > h)) store2(s->sums, both(0));
+  put_row(out, i, load2(s->sums));
+  if (reset_on_alarm && most(load2(s->sums)) > h) store2(s->sums, both(0));
 }
 
-/* rising returns the end of the rows from i on whose times rise from last on. */
-static inline int32_t rising(const int64_t *time, int32_t i, int32_t end, int64_t last) {
-  const int64_t *t = time + i, *stop = time + end;
-  if (*t <= last) return i;
-  if (stop - t > 4) { /* four steps at once; the last four may overlap those before */
+/* rising returns how many of the n rows at t come after one another, the first after last. */
+static inline int32_t rising(const int64_t *t, int32_t n, int64_t last) {
+  if (*t <= last) return 0;
+  const int64_t *first = t, *stop = t + n;
+  if (n > 4) { /* four steps at once; the last four may overlap those before */
+    const int64_t *last4 = stop - 5;
     v2l rises = {-1, -1}; /* the sign bits */
-    for (t++; t + 4 < stop; t += 4) rises &= (loadl(t - 1) - loadl(t)) & (loadl(t + 1) - loadl(t + 2));
-    t = stop - 4;
-    rises &= (loadl(t - 1) - loadl(t)) & (loadl(t + 1) - loadl(t + 2));
-    if (LIKELY(bits2(rises) == 3)) return end;
+    for (; t < last4; t += 4) rises &= (loadl(t) - loadl(t + 1)) & (loadl(t + 2) - loadl(t + 3));
+    rises &= (loadl(last4) - loadl(last4 + 1)) & (loadl(last4 + 2) - loadl(last4 + 3));
+    if (LIKELY(bits2(rises) == 3)) return n;
   }
-  for (i++; i < end && time[i] > time[i - 1];) i++;
-  return i;
+  for (t = first + 1; t < stop && *t > t[-1];) t++;
+  return (int32_t)(t - first);
 }
 
-/* capped makes the sums of rows again, with the cap, and returns the last. */
-COLD static v2d capped(const struct state *s, const struct rows *r, int32_t i, int32_t end, const struct output *out) {
-  v2d v = load2(s->sums);
-  for (; i < end; i++) {
-    v2d up = raise2(both(r->value[i]), load2(s->origin), load2(s->inverse));
-    v = add_sums(v, lows(up, twice_k2 - up));
-    out->high[i] = v[0];
-    out->low[i] = v[1];
-  }
-  return v;
-}
-
-/* steady takes rows from i on while they are usable and newer than the last, and
- * returns the first that is not. It knows no reset_on_alarm, and takes the cap,
- * which is seldom reached, out of the chain from row to row. */
-static inline __attribute__((always_inline)) int32_t steady(struct state *s, const struct rows *r, int32_t i, int32_t end, const struct output *out) {
-  int32_t stop = rising(r->time, i, end, s->last), n = stop - i;
-  if (!n) return i;
-  const double *x = r->value + i;
-  double *high = out->high + i, *low = out->low + i;
-  RELOAD();
-  v2d origin = load2(s->origin), inverse = load2(s->inverse), v = load2(s->sums), top = {0, 0};
+/* steady_runs takes rows from row *row of run u on, while they are usable and in
+ * order, and their tag ready. Before a block of rows that goes above h it stops, and
+ * returns its run, and in *row its first row. It calls nothing: around calls,
+ * Cranelift spills. */
+NOINLINE static const struct run *steady_runs(const struct rows *r, const struct run *u, int32_t *row, const struct output *out) {
+  int32_t i = *row;
+  for (const struct run *end = r->run + r->runs; u < end; i = u->end, u++) {
+    struct state *s = u->state;
+    int32_t left = u->end - i;
+    if (UNLIKELY(!s->ready || !run_usable(r, u) || rising(r->time + i, left, s->last) < left)) break;
+    const double *x = r->value + i;
+    double *high = out->high + i, *low = out->low + i, *score = out->score + i;
+    while (left > 0) {
+      RELOAD();
+      v2d origin = load2(s->origin), inverse = load2(s->inverse), v = load2(s->sums), top = {0, 0};
+      int32_t n = left < BLOCK ? left : BLOCK;
+      left -= n;
 #define PAIR(j)                                                            \
   {                                                                        \
     v2d up = raise2(load2(x + j), origin, inverse), down = twice_k2 - up;  \
     v2d first = add_free(v, lows(up, down));                               \
     v = add_free(first, highs(up, down));                                  \
-    top = max2(max2(first, v), top);                                       \
-    store2(high + j, lows(first, v));                                      \
-    store2(low + j, highs(first, v));                                      \
+    v2d rows_high = lows(first, v), rows_low = highs(first, v);            \
+    store2(high + j, rows_high);                                           \
+    store2(low + j, rows_low);                                             \
+    v2d far = max2(rows_high, rows_low);                                   \
+    store2(score + j, far);                                                \
+    top = max2(far, top);                                                  \
   }
-  for (; n >= 4; n -= 4, x += 4, high += 4, low += 4) {
-    PAIR(0) PAIR(2)
-  }
+      for (; n >= 4; n -= 4, x += 4, high += 4, low += 4, score += 4) {
+        PAIR(0) PAIR(2)
+      }
 #undef PAIR
-  for (; n > 0; n--, x++, high++, low++) {
-    RELOAD();
-    v2d up = raise2(load1(x), load2(s->origin), load2(s->inverse));
-    v = add_free(v, lows(up, twice_k2 - up));
-    top = max2(v, top);
-    *high = v[0];
-    *low = v[1];
-  }
-  if (UNLIKELY(bits2((v2l)(top > cap2)))) v = capped(s, r, i, stop, out);
-  store2(s->sums, v);
-  s->last = r->time[stop - 1];
-  return stop;
-}
-
-/* steady_runs takes whole runs from u on as long as nothing is special. It
- * returns the first run with rows left, and in *row the first of these. */
-NOINLINE static int32_t steady_runs(const struct rows *r, int32_t u, int32_t *row, const struct output *out) {
-  for (; u < r->runs; u++) {
-    const struct run *run = &r->run[u];
-    struct state *s = run->state;
-    int32_t i = run->begin, end = run->end;
-    if (s->ready && run_usable(r, run)) i = steady(s, r, i, end, out);
-    if (UNLIKELY(i < end)) {
-      *row = i;
-      break;
+      for (; n > 0; n--, x++, high++, low++, score++) {
+        RELOAD();
+        v2d up = raise2(load1(x), load2(s->origin), load2(s->inverse));
+        v = add_free(v, lows(up, twice_k2 - up));
+        *high = v[HIGH];
+        *low = v[LOW];
+        *score = most(v);
+        top = max2(v, top);
+      }
+      if (UNLIKELY(bits2((v2l)(top > limit2)))) goto above;
+      store2(s->sums, v);
     }
+    s->last = r->time[u->end - 1];
+    continue;
+  above:
+    left = (u->end - left - 1 - i) & ~(BLOCK - 1); /* rows taken: whole blocks */
+    if (left) s->last = r->time[i + left - 1];
+    i += left;
+    break;
   }
+  *row = i;
   return u;
 }
 
-/* special takes the rows of a run from i on. */
-NOINLINE static void special(const struct rows *r, const struct run *run, int32_t i, const struct output *out) {
+/* special takes the rows of a run from i to end, whatever they are. */
+NOINLINE static void special(const struct rows *r, const struct run *run, int32_t i, int32_t end, const struct output *out) {
   struct state *s = run->state;
   int usable = run_usable(r, run) && !reset_on_alarm;
-  while (i < run->end) {
-    one(s, r, i++, out);
-    if (usable && s->ready && i < run->end) i = steady(s, r, i, run->end, out);
-  }
-}
-
-/* rate_rows fills score and flag. */
-NOINLINE static void rate_rows(const double *high, const double *low, double *score, uint64_t *flag, int32_t n) {
-  v2d far = both(h);
-  for (; n > 0; n -= 64, flag++) {
-    uint64_t far_out = 0;
-    for (int32_t j = 0; j < 64 && j < n; j += 8, high += 8, low += 8, score += 8) { /* up to seven rows too many */
-      v2d s0 = max2(load2(high), load2(low)), s1 = max2(load2(high + 2), load2(low + 2));
-      v2d s2 = max2(load2(high + 4), load2(low + 4)), s3 = max2(load2(high + 6), load2(low + 6));
-      store2(score, s0);
-      store2(score + 2, s1);
-      store2(score + 4, s2);
-      store2(score + 6, s3);
-      unsigned bits = bits2((v2l)(s0 > far)) | bits2((v2l)(s1 > far)) << 2 | bits2((v2l)(s2 > far)) << 4 | bits2((v2l)(s3 > far)) << 6;
-      far_out |= (uint64_t)bits << j;
+  while (i < end) {
+    int32_t n = usable && s->ready ? rising(r->time + i, end - i, s->last) : 0;
+    if (!n) {
+      one(s, r, i++, out);
+      continue;
     }
-    *flag = n < 64 ? far_out & (((uint64_t)1 << n) - 1) : far_out;
+    v2d v = load2(s->sums);
+    for (int32_t stop = i + n; i < stop; i++) {
+      v2d up = raise2(both(r->value[i]), load2(s->origin), load2(s->inverse));
+      v = add_sums(v, lows(up, twice_k2 - up));
+      put_row(out, i, v);
+    }
+    store2(s->sums, v);
+    s->last = r->time[i - 1];
   }
 }
 
@@ -233,14 +229,15 @@ int32_t penstock_process(const struct ArrowArray *in, struct ArrowArray *out) {
   struct rows r;
   if (rows_read(&r, in)) return 1;
   if (!reserve_columns(columns, COLUMNS, r.count)) return fail_memory(tag_count);
-  struct output o = {column_buffers[HIGH].p, column_buffers[LOW].p};
-  uint64_t *flag = column_buffers[FLAG].p;
-  for (int32_t u = 0, row;; u++) {
-    if (!reset_on_alarm) u = steady_runs(&r, u, &row, &o);
-    else if (u < r.runs) row = r.run[u].begin;
-    if (u == r.runs) break;
-    special(&r, &r.run[u], row, &o);
+  struct output o = {column_buffers[HIGH].p, column_buffers[LOW].p, column_buffers[SCORE].p, column_buffers[FLAG].p};
+  zero_bytes(o.flag, ((size_t)r.count + 63) / 64 * 8);
+  const struct run *u = r.run, *end = u + r.runs;
+  for (int32_t i = 0; u < end;) {
+    if (!reset_on_alarm && (u = steady_runs(&r, u, &i, &o)) == end) break;
+    int32_t until = u->end - i < BLOCK ? u->end : i + BLOCK;
+    special(&r, u, i, until, &o);
+    i = until;
+    if (i == u->end) u++;
   }
-  rate_rows(o.high, o.low, column_buffers[SCORE].p, flag, r.count);
   return put_rows(out, COLUMNS, r.count, r.usable);
 }

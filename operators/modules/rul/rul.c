@@ -268,8 +268,11 @@ static void add_name(const struct tag *t) {
 static int put_output(struct ArrowArray *out) {
   static struct ArrowArray names;
   static const void *names_buffers[3];
-  for (int i = 0; i < COLUMNS; i++)
-    put_column(i, made, i == RUL || i == RUL_LOW ? valid_rul_buffer.p : i == RUL_HIGH ? valid_high_buffer.p : 0);
+  int64_t no_rul = count_clear(valid_rul_buffer.p, made), no_high = count_clear(valid_high_buffer.p, made);
+  for (int i = 0; i < COLUMNS; i++) put_column(i, made, 0, 0);
+  put_column(RUL, made, valid_rul_buffer.p, no_rul);
+  put_column(RUL_LOW, made, valid_rul_buffer.p, no_rul);
+  put_column(RUL_HIGH, made, valid_high_buffer.p, no_high);
   names = empty_array;
   names.length = made_names;
   names.n_buffers = 3;
