@@ -304,6 +304,11 @@ func (b *Batcher) record(tags []TagID, order []int32, base int32) arrow.Record {
 	start := int32(0)
 	names := array.NewStringBuilder(b.env.Alloc)
 	names.Reserve(len(tags))
+	size := 0
+	for _, id := range tags {
+		size += len(b.names[id])
+	}
+	names.ReserveData(size)
 	for run, id := range tags {
 		end := b.count[id] - base
 		for k := start; k < end; k++ {

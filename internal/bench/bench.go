@@ -180,8 +180,8 @@ func mqttRun(ctx context.Context, subject string, load mqttLoad) (Result, error)
 	return r, err
 }
 
-// mqttConfig is the pipeline that is measured: the score of every reading,
-// journal on, to an InfluxDB that throws it away.
+// mqttConfig is the pipeline that is measured: every reading with its score and
+// quality, journal on, to an InfluxDB that throws it away.
 const mqttConfig = `version: 1
 name: bench
 journal: {dir: %q, max_bytes: 512MiB}
@@ -190,6 +190,6 @@ sources:
 operators:
   - {name: score, type: wasm, inputs: [floor], module: ewma, params: {half_life: 30s}}
 sinks:
-  - {name: influx, type: influxdb, inputs: [score], url: %q, org: bench, bucket: bench, token: bench}
+  - {name: influx, type: influxdb, inputs: [score], url: %q, org: bench, bucket: bench, token: bench, fields: [value, score, flag, quality]}
 http: {listen: ""}
 `

@@ -92,6 +92,6 @@ sources:
 operators:
   - {name: score, type: wasm, inputs: [plc], module: ewma, params: {half_life: 30s}}
 sinks:
-  - {name: influx, type: influxdb, inputs: [score], url: %q, org: bench, bucket: bench, token: bench}
+  - {name: influx, type: influxdb, inputs: [score], url: %q, org: bench, bucket: bench, token: bench, fields: [value, score, flag, quality]}
 http: {listen: ""}
 `
