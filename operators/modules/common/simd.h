@@ -98,8 +98,8 @@ static inline v2d abs2(v2d a) { return (v2d)((v2l)a & INT64_MAX); }
 static inline v2d square2(v2d a) { return a * a; }
 
 /* least and most are those of the two lanes, without a branch. */
-static inline double least(v2d a) { return min2(__builtin_shufflevector(a, a, 1, 0), a)[0]; }
-static inline double most(v2d a) { return max2(__builtin_shufflevector(a, a, 1, 0), a)[0]; }
+static inline double least(v2d a) { return min2(highs(a, a), a)[0]; }
+static inline double most(v2d a) { return max2(highs(a, a), a)[0]; }
 
 /* where2 is a where the mask m is set and b elsewhere. */
 static inline v2d where2(v2l m, v2d a, v2d b) { return (v2d)(((v2l)a & m) | ((v2l)b & ~m)); }

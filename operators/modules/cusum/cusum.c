@@ -8,11 +8,11 @@
  * the cap bounds how long it takes to come back after a long fault. target and
  * sigma are given, or are the mean and standard deviation of the warm-up.
  *
- * Both sums are the two lanes of one vector. What matters for alarms only, the cap
- * among it, is left to runs in which h is exceeded. */
+ * Both sums are the two lanes of one vector. The cap, which few tags reach, is left
+ * out of the chain from row to row; where one does, its rows are done again. */
 #include "../common/rows.h"
 
-#define BLOCK 32 /* rows of a tag that are special together */
+#define BLOCK 64 /* rows of a tag that are special together */
 
 static double warmup, k, h, clip, cap, given_target, given_sigma, min_sigma, min_rel;
 static int reset_on_alarm;
@@ -147,8 +147,8 @@ static inline int32_t rising(const int64_t *t, int32_t n, int64_t last) {
 }
 
 /* steady_runs takes rows from row *row of run u on, while they are usable and in
- * order, and their tag ready. Before a block of rows that goes above h it stops, and
- * returns its run, and in *row its first row. It calls nothing: around calls,
+ * order, and their tag ready. Before a block of rows that goes above the cap it stops,
+ * and returns its run, and in *row its first row. It calls nothing: around calls,
  * Cranelift spills. */
 NOINLINE static const struct run *steady_runs(const struct rows *r, const struct run *u, int32_t *row, const struct output *out) {
   int32_t i = *row;
@@ -161,8 +161,8 @@ NOINLINE static const struct run *steady_runs(const struct rows *r, const struct
     while (left > 0) {
       RELOAD();
       v2d origin = load2(s->origin), inverse = load2(s->inverse), v = load2(s->sums), top = {0, 0};
-      int32_t n = left < BLOCK ? left : BLOCK;
-      left -= n;
+      int32_t size = left < BLOCK ? left : BLOCK, n = size;
+      left -= size;
 #define PAIR(j)                                                            \
   {                                                                        \
     v2d up = raise2(load2(x + j), origin, inverse), down = twice_k2 - up;  \
@@ -188,12 +188,16 @@ NOINLINE static const struct run *steady_runs(const struct rows *r, const struct
         *score = most(v);
         top = max2(v, top);
       }
-      if (UNLIKELY(bits2((v2l)(top > limit2)))) goto above;
+      if (UNLIKELY(bits2((v2l)(top > limit2)))) {
+        if (bits2((v2l)(top > cap2))) goto capped;
+        for (const double *p = score - size; p < score; p++)
+          if (*p > h) set_bit(out->flag, (int32_t)(p - out->score));
+      }
       store2(s->sums, v);
     }
     s->last = r->time[u->end - 1];
     continue;
-  above:
+  capped:
     left = (u->end - left - 1 - i) & ~(BLOCK - 1); /* rows taken: whole blocks */
     if (left) s->last = r->time[i + left - 1];
     i += left;

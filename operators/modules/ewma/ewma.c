@@ -142,8 +142,11 @@ static inline int32_t regular(const int64_t *t, int32_t n, int64_t last, int64_t
   if (n > 4) { /* four steps at once; the last four may overlap those before */
     const int64_t *last4 = stop - 5;
     v2l back = {-dt, -dt}, off = {0, 0};
-    for (; t < last4; t += 4) off |= (loadl(t + 1) + back - loadl(t)) | (loadl(t + 3) + back - loadl(t + 2));
-    off |= (loadl(last4 + 1) + back - loadl(last4)) | (loadl(last4 + 3) + back - loadl(last4 + 2));
+#define OFF(t) ((loadl(t + 1) + back - loadl(t)) | (loadl(t + 3) + back - loadl(t + 2)))
+    for (; t + 4 < last4; t += 8) off |= OFF(t) | OFF(t + 4);
+    if (t < last4) off |= OFF(t);
+    off |= OFF(last4);
+#undef OFF
     if (LIKELY(!(off[0] | off[1]))) return n;
   }
   for (t = first + 1; t < stop && minus(*t, t[-1]) == dt;) t++;
