@@ -16,6 +16,7 @@ import (
 
 	"github.com/penstock/penstock/ingest"
 	"github.com/penstock/penstock/internal/natsd"
+	"github.com/penstock/penstock/operators/wasm"
 	"github.com/penstock/penstock/pipeline"
 	"github.com/penstock/penstock/pipeline/config"
 	"github.com/penstock/penstock/pipeline/flow"
@@ -46,6 +47,9 @@ type App struct {
 	logs    []*journal.Log
 	sources []runningSource
 	workers []*flow.Worker
+	plans   []flow.Plan // of the workers, by shard
+	modules moduleStore
+	swaps   swaps
 	sinks   []*sinks.Runner
 
 	stopSources, stopRest context.CancelFunc
@@ -67,7 +71,8 @@ type runningSource struct {
 // sinks, workers and sources, in that order. On an error nothing keeps
 // running.
 func Start(ctx context.Context, o Options) (a *App, err error) {
-	a = &App{o: o, done: make(chan struct{})}
+	a = &App{o: o, done: make(chan struct{}), modules: moduleStore{filepath.Join(o.Config.Journal.Dir, "modules")},
+		swaps: swaps{prepared: map[preparedKey]*wasm.Operator{}}}
 	if a.graph, err = Build(ctx, o.Config); err != nil {
 		return nil, err
 	}
@@ -163,11 +168,11 @@ func Start(ctx context.Context, o Options) (a *App, err error) {
 		if err != nil {
 			return nil, err
 		}
-		w, err := flow.NewWorker(ctx, flow.Options{Plan: plan, Shard: s, Journal: a.journal, State: state, Checkpoint: j.Checkpoint, Meter: o.Meter, Log: o.Log, Tap: a.tap})
+		w, err := flow.NewWorker(ctx, flow.Options{Plan: plan, Shard: s, Journal: a.journal, State: state, Checkpoint: j.Checkpoint, Meter: o.Meter, Log: o.Log, Tap: a.tap, Done: a.swaps.told})
 		if err != nil {
 			return nil, err
 		}
-		a.workers = append(a.workers, w)
+		a.workers, a.plans = append(a.workers, w), append(a.plans, plan)
 	}
 	for _, c := range o.Config.Sources {
 		s, err := newSource(c.Settings, env(c.Name))

@@ -13,6 +13,7 @@ import (
 	"github.com/apache/arrow/go/v17/arrow"
 	"github.com/apache/arrow/go/v17/arrow/memory"
 
+	"github.com/penstock/penstock/operators/wasm"
 	"github.com/penstock/penstock/pipeline"
 	"github.com/penstock/penstock/pipeline/config"
 	"github.com/penstock/penstock/pipeline/flow"
@@ -116,10 +117,25 @@ func (a *App) plan(ctx context.Context, shard int, env func(string) pipeline.Env
 		if _, err := op.Open(ctx, n.In); err != nil {
 			return p, a.at(n.Name, err)
 		}
-		if m, ok := op.(interface {
-			Module() (module, engine string)
-		}); ok {
-			p.Nodes[len(p.Nodes)-1].Module, p.Nodes[len(p.Nodes)-1].Engine = m.Module()
+		last := &p.Nodes[len(p.Nodes)-1]
+		if m, ok := op.(*wasm.Operator); ok {
+			last.Module.Name, last.Module.Engine = m.Module()
+			last.Module.Digest, last.Base = m.Digest(), m.Digest()
+			last.Modules = &nodeModules{a: a, shard: shard, node: n, settings: settings[n.Name].(*wasm.Config), base: last.Base, env: env(n.Name)}
+		}
+		if n.Kind == graph.Alert {
+			last.Again = func(ctx context.Context) (pipeline.Operator, error) {
+				e := env(n.Name)
+				e.Meter = pipeline.NewMeter()
+				op, err := newOperator(settings[n.Name], e)
+				if err != nil {
+					return nil, err
+				}
+				if _, err := op.Open(ctx, n.In); err != nil {
+					return nil, errors.Join(err, op.Close(ctx))
+				}
+				return op, nil
+			}
 		}
 	}
 	for _, n := range a.graph.Nodes {

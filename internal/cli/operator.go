@@ -50,6 +50,7 @@ func operatorCommand() *cobra.Command {
 		},
 		packCommand(),
 	)
+	c.AddCommand(liveCommands()...)
 	return c
 }
 

@@ -73,6 +73,12 @@ func run(ctx context.Context, cfg *config.Config, log *slog.Logger, summary stri
 		return err
 	}
 	defer srv.Close()
+	endControl, err := serveControl(cfg.Journal.Dir, a, log)
+	if err != nil {
+		stop(a)
+		return err
+	}
+	defer endControl()
 	log.Info("running", "pipeline", cfg.Name, "http", srv.URL())
 	select {
 	case <-ctx.Done():

@@ -46,6 +46,10 @@ type Manifest struct {
 	Input   []Column `json:"input"`
 	Output  []Column `json:"output"`
 	Limits  Limits   `json:"limits,omitzero"`
+	// State names the layout of the module's snapshots: a module of the same
+	// name whose manifest says the same goes on with them. Empty: only the very
+	// same build does.
+	State string `json:"state,omitempty"`
 }
 
 // Param is one parameter. Default, Min and Max are written as the value is in
