@@ -47,7 +47,7 @@ type App struct {
 	logs    []*journal.Log
 	sources []runningSource
 	workers []*flow.Worker
-	plans   []flow.Plan // of the workers, by shard
+	wasm    []map[string]*nodeModules // by shard and operator
 	modules moduleStore
 	swaps   swaps
 	sinks   []*sinks.Runner
@@ -172,7 +172,7 @@ func Start(ctx context.Context, o Options) (a *App, err error) {
 		if err != nil {
 			return nil, err
 		}
-		a.workers, a.plans = append(a.workers, w), append(a.plans, plan)
+		a.workers = append(a.workers, w)
 	}
 	for _, c := range o.Config.Sources {
 		s, err := newSource(c.Settings, env(c.Name))

@@ -103,6 +103,7 @@ func (a *App) plan(ctx context.Context, shard int, env func(string) pipeline.Env
 		}
 	}
 	index := map[string]int{}
+	a.wasm = append(a.wasm, map[string]*nodeModules{})
 	for _, n := range a.graph.Nodes {
 		if n.Kind == graph.Source || n.Kind == graph.Sink {
 			continue
@@ -121,7 +122,8 @@ func (a *App) plan(ctx context.Context, shard int, env func(string) pipeline.Env
 		if m, ok := op.(*wasm.Operator); ok {
 			last.Module.Name, last.Module.Engine = m.Module()
 			last.Module.Digest, last.Base = m.Digest(), m.Digest()
-			last.Modules = &nodeModules{a: a, shard: shard, node: n, settings: settings[n.Name].(*wasm.Config), base: last.Base, env: env(n.Name)}
+			nm := &nodeModules{a: a, shard: shard, node: n, settings: settings[n.Name].(*wasm.Config), base: last.Base, env: env(n.Name)}
+			last.Modules, a.wasm[shard][n.Name] = nm, nm
 		}
 		if n.Kind == graph.Alert {
 			last.Again = func(ctx context.Context) (pipeline.Operator, error) {

@@ -6,8 +6,10 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -240,29 +242,22 @@ func (a *App) Control(ctx context.Context, action, node string, code []byte) (Ch
 // prepare opens what c will need in every shard, before anything is asked of
 // the flow: a bad module is refused here, and the flow does not wait for it.
 func (a *App) prepare(ctx context.Context, c pipeline.Control) error {
-	found := false
-	for shard, p := range a.plans {
-		for _, n := range p.Nodes {
-			m, ok := n.Modules.(*nodeModules)
-			if n.Name != c.Node || !ok {
-				continue
-			}
-			found = true
-			digest, shadow := a.wanted(c, shard), c.Action == pipeline.ControlShadow
-			if digest == "" {
-				continue
-			}
-			op, err := m.open(ctx, digest, shadow)
-			if err != nil {
-				return fmt.Errorf("operator %s cannot run the module: %w", c.Node, err)
-			}
-			a.swaps.mu.Lock()
-			a.swaps.prepared[preparedKey{shard, c.Node, digest, shadow}] = op
-			a.swaps.mu.Unlock()
+	for shard, nodes := range a.wasm {
+		m := nodes[c.Node]
+		if m == nil {
+			return fmt.Errorf("there is no wasm operator %q; there are: %s", c.Node, strings.Join(slices.Sorted(maps.Keys(nodes)), ", "))
 		}
-	}
-	if !found {
-		return fmt.Errorf("there is no wasm operator %q; there are: %s", c.Node, strings.Join(a.swappable(), ", "))
+		digest, shadow := a.wanted(c, shard), c.Action == pipeline.ControlShadow
+		if digest == "" {
+			continue
+		}
+		op, err := m.open(ctx, digest, shadow)
+		if err != nil {
+			return fmt.Errorf("operator %s cannot run the module: %w", c.Node, err)
+		}
+		a.swaps.mu.Lock()
+		a.swaps.prepared[preparedKey{shard, c.Node, digest, shadow}] = op
+		a.swaps.mu.Unlock()
 	}
 	return nil
 }
@@ -279,15 +274,6 @@ func (a *App) wanted(c pipeline.Control, shard int) string {
 		}
 	}
 	return c.Digest
-}
-
-func (a *App) swappable() (names []string) {
-	for _, n := range a.plans[0].Nodes {
-		if n.Modules != nil {
-			names = append(names, n.Name)
-		}
-	}
-	return names
 }
 
 // Modules returns what runs in the operators that have modules, by shard.
