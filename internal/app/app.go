@@ -71,7 +71,7 @@ type runningSource struct {
 // sinks, workers and sources, in that order. On an error nothing keeps
 // running.
 func Start(ctx context.Context, o Options) (a *App, err error) {
-	a = &App{o: o, done: make(chan struct{}), modules: moduleStore{filepath.Join(o.Config.Journal.Dir, "modules")},
+	a = &App{o: o, done: make(chan struct{}), modules: moduleStore{filepath.Join(o.Config.Journal.Dir, "deployed")},
 		swaps: swaps{prepared: map[preparedKey]*wasm.Operator{}}}
 	if a.graph, err = Build(ctx, o.Config); err != nil {
 		return nil, err
@@ -198,6 +198,11 @@ func Start(ctx context.Context, o Options) (a *App, err error) {
 		a.sourcing.Wait()
 		a.finish(nil)
 	}()
+	for name, m := range a.wasm[0] {
+		if m.settings.Watch {
+			a.run(&a.rest, func() error { a.watch(restCtx, name, m.settings.Module); return nil })
+		}
+	}
 	a.ready.Store(true)
 	return a, nil
 }

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -124,7 +125,7 @@ func TestSwapOutlivesTheProcess(t *testing.T) {
 	stopApp(t, a)
 
 	// Its file is gone: the one of the config runs, and it is said.
-	require.NoError(t, os.Remove(filepath.Join(dir, "modules", d1.Digest+".wasm")))
+	require.NoError(t, os.Remove(filepath.Join(dir, "deployed", d1.Digest+".wasm")))
 	a, b = startApp(t, yaml)
 	require.Equal(t, base, a.Modules()[0][0].Digest)
 	require.Contains(t, b.log.String(), "cannot be opened")
@@ -252,5 +253,30 @@ func TestControlsAtOnce(t *testing.T) {
 	wg.Wait()
 	m := a.Modules()
 	require.Equal(t, m[0][0].Digest, m[1][0].Digest)
+	stopApp(t, a)
+}
+
+// A module that is renamed over a watched file runs soon after; one that cannot
+// run is said, and changes nothing.
+func TestWatch(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "mine.wasm")
+	write := func(code []byte) {
+		require.NoError(t, os.WriteFile(file+".new", code, 0o600))
+		require.NoError(t, os.Rename(file+".new", file))
+	}
+	write(variant(t, version("1.0.1")))
+	yaml := strings.Replace(fmt.Sprintf(swapYAML, t.TempDir(), 1, `"20"`, recording(t, 3000), t.TempDir()), "module: ewma", fmt.Sprintf("module: %q, watch: true", file), 1)
+	a, b := startApp(t, yaml)
+	runs := func() string { return a.Modules()[0][0].Module }
+	require.Equal(t, "ewma@1.0.1", runs())
+	write(variant(t, version("1.0.2")))
+	require.Eventually(t, func() bool { return runs() == "ewma@1.0.2" }, 30*time.Second, 5*time.Millisecond)
+	write([]byte("nonsense"))
+	require.Eventually(t, func() bool {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		return strings.Contains(b.log.String(), "does not run; what ran before goes on")
+	}, 30*time.Second, 5*time.Millisecond)
+	require.Equal(t, "ewma@1.0.2", runs())
 	stopApp(t, a)
 }

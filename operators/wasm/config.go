@@ -25,6 +25,10 @@ type Config struct {
 	// Module is the name of a shipped module, such as ewma, or the path of a
 	// .wasm file.
 	Module string `yaml:"module"`
+	// Watch looks at the file every few seconds, and deploys what stands there
+	// when it has changed, between two batches, as `penstock operator deploy`
+	// does. Replace the file by renaming a new one over it.
+	Watch bool `yaml:"watch,omitempty"`
 	// Params are the module's parameters, as its manifest lists them. Those
 	// left out have the manifest's default.
 	Params map[string]any `yaml:"params,omitempty"`
@@ -73,6 +77,9 @@ func (c *Config) Validate(p *pipeline.Problems) {
 	if err != nil {
 		p.Add("module", err.Error(), "write "+shippedOr("a path to a .wasm file"))
 		return
+	}
+	if c.Watch && !isFile(c.Module) {
+		p.Add("watch", fmt.Sprintf("%s is part of the program and never changes", c.Module), "take watch out, or name a .wasm file")
 	}
 	info, err := Inspect(wasm)
 	if err != nil {
@@ -194,10 +201,15 @@ func shippedOr(other string) string {
 	return "one of " + strings.Join(names, ", ") + ", or " + other
 }
 
+// isFile tells the path of a module from the name of a shipped one.
+func isFile(name string) bool {
+	return strings.ContainsAny(name, `/\`) || strings.HasSuffix(name, ".wasm")
+}
+
 // Load returns the module that a config names: a shipped one, or the file at
 // a path, which is what has a slash or ends in .wasm.
 func Load(name string) ([]byte, error) {
-	if !strings.ContainsAny(name, `/\`) && !strings.HasSuffix(name, ".wasm") {
+	if !isFile(name) {
 		if b, ok := modules.Get(name); ok {
 			return b, nil
 		}
