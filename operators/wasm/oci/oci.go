@@ -45,7 +45,7 @@ func (c *Client) at(ctx context.Context, r Reference, create bool, f func(contex
 	var err error
 	switch {
 	case r.Folder == "":
-		p, err = c.registry(r)
+		p, err = c.repository(r)
 	case create:
 		p, err = makeLayout(r.Folder)
 	default:

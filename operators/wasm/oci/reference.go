@@ -7,7 +7,7 @@ import (
 	"strings"
 
 	"github.com/opencontainers/go-digest"
-	orasreg "oras.land/oras-go/v2/registry"
+	"oras.land/oras-go/v2/registry"
 )
 
 // The schemes of references.
@@ -83,7 +83,7 @@ func parse(s string) (r Reference, err error) {
 	if r.Registry, r.Repository, ok = strings.Cut(rest, "/"); !ok {
 		return r, errors.New("it names no repository: write oci://registry/repository:tag")
 	}
-	check := orasreg.Reference{Registry: r.Registry, Repository: r.Repository}
+	check := registry.Reference{Registry: r.Registry, Repository: r.Repository}
 	if check.ValidateRegistry() != nil {
 		return r, fmt.Errorf("%q is not a registry: write host or host:port", r.Registry)
 	}

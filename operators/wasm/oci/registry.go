@@ -26,14 +26,14 @@ const (
 	maxTagPages = 100
 )
 
-// registry is one repository of a registry.
-type registry struct {
+// repository is one of a registry.
+type repository struct {
 	repo *remote.Repository
 	ref  Reference
 	base *http.Transport
 }
 
-func (c *Client) registry(r Reference) (*registry, error) {
+func (c *Client) repository(r Reference) (*repository, error) {
 	repo, err := remote.NewRepository(r.Registry + "/" + r.Repository)
 	if err != nil {
 		return nil, err
@@ -59,7 +59,7 @@ func (c *Client) registry(r Reference) (*registry, error) {
 	client.SetUserAgent("penstock")
 	repo.Client, repo.PlainHTTP = client, c.PlainHTTP
 	repo.TagListPageSize, repo.TagListMaxPages = tagsPerPage, maxTagPages
-	return &registry{repo: repo, ref: r, base: base}, nil
+	return &repository{repo: repo, ref: r, base: base}, nil
 }
 
 // errPlainHTTP is a request that would have gone over plain http: a redirect,
@@ -79,12 +79,12 @@ func (t onlyHTTPS) RoundTrip(r *http.Request) (*http.Response, error) {
 	return t.base.RoundTrip(r)
 }
 
-func (g *registry) close() error {
+func (g *repository) close() error {
 	g.base.CloseIdleConnections()
 	return nil
 }
 
-func (g *registry) resolve(ctx context.Context, r Reference) (ocispec.Descriptor, error) {
+func (g *repository) resolve(ctx context.Context, r Reference) (ocispec.Descriptor, error) {
 	name := r.Tag
 	if r.Digest != "" {
 		name = r.Digest.String()
@@ -102,12 +102,12 @@ func (g *registry) resolve(ctx context.Context, r Reference) (ocispec.Descriptor
 	return desc, nil
 }
 
-func (g *registry) fetch(ctx context.Context, desc ocispec.Descriptor) ([]byte, error) {
+func (g *repository) fetch(ctx context.Context, desc ocispec.Descriptor) ([]byte, error) {
 	data, err := content.FetchAll(ctx, g.repo, desc)
 	return data, g.explain(err)
 }
 
-func (g *registry) push(ctx context.Context, a *artifact, tag string) error {
+func (g *repository) push(ctx context.Context, a *artifact, tag string) error {
 	for _, b := range []struct {
 		desc ocispec.Descriptor
 		data []byte
@@ -123,7 +123,7 @@ func (g *registry) push(ctx context.Context, a *artifact, tag string) error {
 	return g.explain(g.repo.PushReference(ctx, a.manifestDesc, bytes.NewReader(a.manifest), tag))
 }
 
-func (g *registry) tags(ctx context.Context) ([]string, error) {
+func (g *repository) tags(ctx context.Context) ([]string, error) {
 	var all []string
 	err := g.repo.Tags(ctx, "", func(tags []string) error {
 		for _, t := range tags {
@@ -138,7 +138,7 @@ func (g *registry) tags(ctx context.Context) ([]string, error) {
 
 // explain says what to do about err, and takes out what an address holds
 // behind its path: a registry may lead to one with a signature in it.
-func (g *registry) explain(err error) error {
+func (g *repository) explain(err error) error {
 	var address *url.Error
 	if errors.As(err, &address) {
 		if u, perr := url.Parse(address.URL); perr == nil {
@@ -159,7 +159,7 @@ func (g *registry) explain(err error) error {
 		return fmt.Errorf("the registry does not let you in: `docker login %s` (or podman, oras) writes the credentials that Penstock reads from the Docker config file: %w", g.ref.Registry, err)
 	case errors.Is(err, http.ErrSchemeMismatch):
 		return fmt.Errorf("the registry speaks plain http, where anybody can read and change what is sent; --plain-http allows it: %w", err)
-	case errors.Is(err, errdef.ErrNotFound):
+	case answer != nil && answer.StatusCode == http.StatusNotFound, errors.Is(err, errdef.ErrNotFound):
 		return fmt.Errorf("the registry does not have it: %w", err)
 	}
 	return err
