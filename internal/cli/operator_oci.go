@@ -125,7 +125,7 @@ func pullCommand() *cobra.Command {
 	}
 	plainHTTPFlag(c, &client)
 	c.Flags().StringVarP(&out, "output", "o", "", "write the module to this file")
-	c.Flags().StringVar(&store, "store", "", "put the module into this pipeline's module store: DIR/modules with journal.dir: DIR")
+	c.Flags().StringVar(&store, "store", "", "put the module into this layout folder, such as a pipeline's module store: DIR/modules with journal.dir: DIR")
 	return c
 }
 

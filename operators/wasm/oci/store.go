@@ -56,7 +56,7 @@ func (s *Store) Get(ctx context.Context, ref string) ([]byte, error) {
 	if a, err = client.pull(ctx, r); err != nil {
 		hint := "is the stick there, with the module on it? `penstock operator push MODULE " + layoutScheme + "FOLDER:TAG` puts it there"
 		if r.Folder == "" {
-			hint = "start where the registry can be reached once, or pull the module into a folder there and name that: " + layoutScheme + "FOLDER@" + r.Digest.String()
+			hint = "start once where the registry can be reached; or there `penstock operator pull --store FOLDER " + r.String() + "`, bring the folder, and write " + layoutScheme + "FOLDER@" + r.Digest.String()
 		}
 		return nil, &Error{fmt.Errorf("the module is not in the module store %s, and cannot be pulled: %w", s.Dir, err), hint}
 	}
