@@ -14,6 +14,7 @@ import (
 	"github.com/apache/arrow/go/v17/arrow/memory"
 
 	"github.com/penstock/penstock/operators/wasm"
+	"github.com/penstock/penstock/operators/wasm/oci"
 	"github.com/penstock/penstock/pipeline"
 	"github.com/penstock/penstock/pipeline/config"
 	"github.com/penstock/penstock/pipeline/flow"
@@ -27,7 +28,17 @@ var allocator memory.Allocator = memory.DefaultAllocator
 // touching network or plant: every operator is opened once on the schema it
 // will see. The error is a [config.Errors] with all that is wrong.
 func Load(ctx context.Context, path string) (*config.Config, *graph.Graph, error) {
-	c, err := config.Load(path, Registry())
+	return load(ctx, path, Registry())
+}
+
+// LoadAndPull is Load, and pulls the modules that are not in the pipeline's
+// module store yet.
+func LoadAndPull(ctx context.Context, path string, log *slog.Logger) (*config.Config, *graph.Graph, error) {
+	return load(ctx, path, registry(ctx, oci.Store{Client: &oci.Client{}, Log: log}))
+}
+
+func load(ctx context.Context, path string, reg config.Registry) (*config.Config, *graph.Graph, error) {
+	c, err := config.Load(path, reg)
 	var errs config.Errors
 	if errors.As(err, &errs) {
 		if c != nil {

@@ -14,20 +14,7 @@ import (
 func operatorCommand() *cobra.Command {
 	c := &cobra.Command{Use: "operator", Short: "Work with WebAssembly operators"}
 	c.AddCommand(
-		&cobra.Command{
-			Use: "list", Short: "List the modules that are built in", Args: cobra.NoArgs,
-			RunE: func(cmd *cobra.Command, _ []string) error {
-				for _, name := range modules.Names() {
-					data, _ := modules.Get(name)
-					m, err := wasm.ReadManifest(data)
-					if err != nil {
-						return fmt.Errorf("%s: %w", name, err)
-					}
-					fmt.Fprintf(cmd.OutOrStdout(), "%-8s %-7s %s\n", m.Name, m.Version, m.Doc)
-				}
-				return nil
-			},
-		},
+		listCommand(), pushCommand(), pullCommand(),
 		&cobra.Command{
 			Use: "inspect MODULE", Short: "Show a module's manifest, imports and memory", Args: cobra.ExactArgs(1),
 			Long: "MODULE is the path of a .wasm file or the name of a built-in module.",

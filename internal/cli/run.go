@@ -38,7 +38,7 @@ What is not through by then stays in the journal for the next start.`,
 			if err != nil {
 				return err
 			}
-			cfg, _, err := app.Load(cmd.Context(), args[0])
+			cfg, _, err := app.LoadAndPull(cmd.Context(), args[0], log)
 			if err != nil {
 				return err
 			}

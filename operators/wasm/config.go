@@ -22,8 +22,9 @@ const (
 
 // Config is a `wasm` operator: a module that computes on whole batches.
 type Config struct {
-	// Module is the name of a shipped module, such as ewma, or the path of a
-	// .wasm file.
+	// Module is the name of a shipped module, such as ewma, the path of a .wasm
+	// file, or a reference with a digest into an OCI registry or layout folder:
+	// oci://registry/repository:tag@sha256:..., oci-layout:folder:tag@sha256:...
 	Module string `yaml:"module"`
 	// Watch looks at the file every few seconds, and deploys what stands there
 	// when it has changed, between two batches, as `penstock operator deploy`
@@ -48,7 +49,14 @@ type Config struct {
 	OnError string `yaml:"on_error"`
 	// Seed starts the random numbers that a module may ask for.
 	Seed uint64 `yaml:"seed,omitempty"`
+
+	source func(ref string) ([]byte, error)
 }
+
+// SetSource sets what gets the module that a reference names. Without it a
+// reference is an error. An error of source may have a method Hint() string
+// that says what to write instead.
+func (c *Config) SetSource(source func(ref string) ([]byte, error)) { c.source = source }
 
 // DefaultConfig is a Config where the YAML is silent.
 func DefaultConfig() Config {
@@ -73,13 +81,18 @@ func (c *Config) Validate(p *pipeline.Problems) {
 		p.Add("module", "is missing", "write "+shippedOr("a path to a .wasm file"))
 		return
 	}
-	wasm, err := Load(c.Module)
+	wasm, err := c.load()
 	if err != nil {
-		p.Add("module", err.Error(), "write "+shippedOr("a path to a .wasm file"))
+		hint := "write " + shippedOr("a path to a .wasm file")
+		var hinted interface{ Hint() string }
+		if errors.As(err, &hinted) {
+			hint = hinted.Hint()
+		}
+		p.Add("module", err.Error(), hint)
 		return
 	}
-	if c.Watch && !isFile(c.Module) {
-		p.Add("watch", fmt.Sprintf("%s is part of the program and never changes", c.Module), "take watch out, or name a .wasm file")
+	if c.Watch && (!isFile(c.Module) || IsReference(c.Module)) {
+		p.Add("watch", fmt.Sprintf("%s is no file that could change", c.Module), "take watch out, or name a .wasm file")
 	}
 	info, err := Inspect(wasm)
 	if err != nil {
@@ -206,9 +219,27 @@ func isFile(name string) bool {
 	return strings.ContainsAny(name, `/\`) || strings.HasSuffix(name, ".wasm")
 }
 
-// Load returns the module that a config names: a shipped one, or the file at
-// a path, which is what has a slash or ends in .wasm.
+// IsReference reports whether name is a reference into an OCI registry or
+// layout folder, well formed or not.
+func IsReference(name string) bool {
+	return strings.HasPrefix(name, "oci:") || strings.HasPrefix(name, "oci-layout:")
+}
+
+// load returns the module that the config names.
+func (c *Config) load() ([]byte, error) {
+	if c.source != nil && IsReference(c.Module) {
+		return c.source(c.Module)
+	}
+	return Load(c.Module)
+}
+
+// Load returns a shipped module by its name, or the file at a path, which is
+// what has a slash or ends in .wasm. A reference is an error: only a pipeline
+// has a module store.
 func Load(name string) ([]byte, error) {
+	if IsReference(name) {
+		return nil, fmt.Errorf("%s is a reference: `penstock operator pull` makes a file of it", name)
+	}
 	if !isFile(name) {
 		if b, ok := modules.Get(name); ok {
 			return b, nil

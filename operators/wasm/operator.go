@@ -44,7 +44,7 @@ type Operator struct {
 // New reads the module and checks it and its parameters. Nothing runs before
 // Open.
 func New(cfg Config, env pipeline.Env) (*Operator, error) {
-	wasm, err := Load(cfg.Module)
+	wasm, err := cfg.load()
 	if err != nil {
 		return nil, fmt.Errorf("module: %w", err)
 	}

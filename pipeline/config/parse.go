@@ -141,6 +141,9 @@ func (p *fileParser) document(root *node) {
 	for i := range c.Tags {
 		p.validate("", place{node: root}, fmt.Sprintf("tags[%d]", i), &c.Tags[i])
 	}
+	if p.reg.Prepare != nil {
+		p.reg.Prepare(c)
+	}
 	for _, comp := range c.Components() {
 		e, i := p.entryOf(comp.Path)
 		p.validate(comp.Path, place{node: e.value.items[i], pos: position{comp.Line, comp.Column}}, "", comp.Settings)
