@@ -81,7 +81,7 @@ func TestSwapLosesAndRepeatsNothing(t *testing.T) {
 	finished(t, a)
 	require.Zero(t, stopApp(t, a).Lost())
 
-	a, got := startApp(t, fmt.Sprintf(swapYAML, t.TempDir(), 2, "max", rec, t.TempDir()))
+	a, got := startApp(t, fmt.Sprintf(swapYAML, t.TempDir(), 2, `"2000"`, rec, t.TempDir()))
 	n, longest := swapping(t, a, variant(t, version("1.0.1")), variant(t, version("1.0.2")))
 	require.Zero(t, stopApp(t, a).Lost())
 	t.Logf("%d swaps, longest pause %v", n, longest)
