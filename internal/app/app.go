@@ -200,7 +200,7 @@ func Start(ctx context.Context, o Options) (a *App, err error) {
 	}()
 	for name, m := range a.wasm[0] {
 		if m.settings.Watch {
-			a.run(&a.rest, func() error { a.watch(restCtx, name, m.settings.Module); return nil })
+			a.run(&a.rest, func() error { a.watch(restCtx, name, m.settings.Module, m.base); return nil })
 		}
 	}
 	a.ready.Store(true)

@@ -151,6 +151,18 @@ func (a *App) plan(ctx context.Context, shard int, env func(string) pipeline.Env
 			}
 		}
 	}
+	alerted := map[string]bool{}
+	for _, n := range a.graph.Nodes {
+		if n.Kind != graph.Alert {
+			continue
+		}
+		for _, r := range a.graph.Readers(graph.Ref{Node: n.Name}) {
+			if r.Kind == graph.Sink && !alerted[r.Name] {
+				alerted[r.Name] = true
+				p.Alerts = append(p.Alerts, flow.Sink{Name: r.Name, Queue: ends[r.Name]})
+			}
+		}
+	}
 	for _, n := range a.graph.Nodes {
 		switch n.Kind {
 		case graph.Source:

@@ -14,14 +14,15 @@ import (
 // watchEvery is how soon a new module in a watched file is seen.
 const watchEvery = 2 * time.Second
 
-// watch deploys what comes to stand in the file of node's module, until ctx
-// ends. A file that cannot be run is said once, and what runs goes on.
-func (a *App) watch(ctx context.Context, node, path string) {
+// watch deploys what comes to stand in the file of node's module, which was
+// base when the pipeline started, until ctx ends. A file that cannot be run is
+// said once, and what runs goes on.
+func (a *App) watch(ctx context.Context, node, path, base string) {
 	log := a.o.Log.With("component", node, "file", path)
 	t := time.NewTicker(watchEvery)
 	defer t.Stop()
-	seen, _ := os.Stat(path) // as it was when the pipeline started
-	tried := ""
+	var seen os.FileInfo
+	tried := base
 	for {
 		select {
 		case <-ctx.Done():

@@ -32,6 +32,7 @@ type nodeState struct {
 	// ran before, and what runs beside it.
 	Digest, Base     string
 	Previous, Shadow before
+	Raised           raised
 }
 
 func (w *Worker) key() string { return "flow." + w.shard }
@@ -52,7 +53,7 @@ func (w *Worker) checkpoint() error {
 		if err := n.Op.Snapshot(&b); err != nil {
 			return fmt.Errorf("operator %s: snapshot: %w", n.Name, err)
 		}
-		s := nodeState{Name: n.Name, Fingerprint: n.Fingerprint, Watermark: w.nodeWM[i], State: b.Bytes(), Digest: n.Module.Digest, Base: n.Base, Previous: w.previous[i]}
+		s := nodeState{Name: n.Name, Fingerprint: n.Fingerprint, Watermark: w.nodeWM[i], State: b.Bytes(), Digest: n.Module.Digest, Base: n.Base, Previous: w.previous[i], Raised: w.raised[i]}
 		if sh := w.shadows[i]; sh != nil {
 			s.Shadow = before{sh.m.Digest, w.snapshot(sh.op)}
 		}
@@ -109,7 +110,7 @@ func (w *Worker) restore(ctx context.Context) error {
 			w.o.Log.Info("operator starts afresh: it is new or its settings have changed", "operator", n.Name)
 			continue
 		}
-		w.previous[i] = s.Previous
+		w.previous[i], w.raised[i] = s.Previous, s.Raised
 		if err := n.Op.Restore(bytes.NewReader(s.State)); err != nil {
 			return fmt.Errorf("operator %s: restore: %w", n.Name, err)
 		}

@@ -46,9 +46,9 @@ type Outcome struct {
 
 var errNotSwappable = errors.New("has no module that could change")
 
-// control does what an entry asks, between two batches. An error ends the
-// worker; what cannot be done is the outcome's.
-func (w *Worker) control(e *journal.Entry) {
+// control does what an entry asks, between two batches. What cannot be done is
+// the outcome's; an error ends the worker.
+func (w *Worker) control(e *journal.Entry) error {
 	start := time.Now()
 	c, err := pipeline.ReadControl(e.Record)
 	o := Outcome{Node: c.Node}
@@ -90,6 +90,10 @@ func (w *Worker) control(e *journal.Entry) {
 	if w.o.Done != nil {
 		w.o.Done(w.o.Shard, e.Seq, o)
 	}
+	if err == nil && c.Action != pipeline.ControlShadow {
+		return w.settled(i)
+	}
+	return nil
 }
 
 // deploy puts the module of that digest in place of node i's. It goes on with
@@ -168,27 +172,6 @@ func (w *Worker) snapshot(op pipeline.Operator) []byte {
 		return nil
 	}
 	return b.Bytes()
-}
-
-// relieve puts back what ran before in place of modules that were given up on.
-func (w *Worker) relieve() {
-	for i := range w.o.Plan.Nodes {
-		n := &w.o.Plan.Nodes[i]
-		q, ok := n.Op.(Quarantined)
-		if !ok || n.Modules == nil || w.previous[i].Digest == "" || !q.Quarantined() {
-			continue
-		}
-		bad := n.Module
-		carried, err := w.rollback(i)
-		if err != nil {
-			w.o.Log.Error("a module is in quarantine, and the one before cannot come back", "operator", n.Name, "module", bad.Name, "error", err)
-			w.previous[i] = before{}
-			continue
-		}
-		w.o.Log.Error("a module was given up on; the one before runs again", "shard", w.o.Shard, "operator", n.Name,
-			"module", bad.Name, "digest", short(bad.Digest), "now", n.Module.Name, "now_digest", short(n.Module.Digest), "state_carried", carried)
-		w.publishStatus()
-	}
 }
 
 // NodeStatus is what runs in one node of one shard.

@@ -17,6 +17,8 @@ type Plan struct {
 	Nodes []Node
 	// Sources and their targets, in the order of the config.
 	Sources []Source
+	// Alerts are the sinks that take alerts: the flow has some of its own.
+	Alerts []Sink
 }
 
 // Source is where batches enter the graph.

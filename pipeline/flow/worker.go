@@ -53,6 +53,8 @@ type Worker struct {
 	moved   bool          // since then
 	late    atomic.Bool   // the grace is over: the entry at hand is abandoned
 
+	at       uint64      // sequence of the entry at hand
+	raised   []raised    // by node: the alert that its module is in quarantine
 	previous []before    // by node: the module before
 	shadows  []*shadow   // by node: the candidate beside it, or nil
 	watched  [][]*shadow // by node: shadows that count the alerts of this rule
@@ -78,7 +80,7 @@ func NewWorker(ctx context.Context, o Options) (*Worker, error) {
 	}
 	n := len(o.Plan.Nodes)
 	w.feeds, w.nodeWM, w.emit = make([][]int, n), make([]int64, n), make([]emitter, n)
-	w.previous, w.shadows, w.watched = make([]before, n), make([]*shadow, n), make([][]*shadow, n)
+	w.previous, w.shadows, w.watched, w.raised = make([]before, n), make([]*shadow, n), make([][]*shadow, n), make([]raised, n)
 	w.ctx = ctx
 	up := make([]map[int]bool, n)
 	for i := range up {
@@ -216,9 +218,11 @@ func (w *Worker) entry(e *journal.Entry) error {
 	if e.Corrupt != nil {
 		w.o.Log.Error("a journal entry cannot be read and is left out", "shard", w.o.Shard, "entry", e.Seq, "error", e.Corrupt)
 	}
-	w.out = 0
+	w.out, w.at = 0, e.Seq
 	if e.Kind == journal.KindControl {
-		w.control(e)
+		if err := w.control(e); err != nil {
+			return err
+		}
 		w.pos, w.moved = e.After(), true
 		w.seq.Store(e.Seq)
 		return nil
@@ -249,7 +253,9 @@ func (w *Worker) entry(e *journal.Entry) error {
 	if e.Record != nil {
 		w.o.Meter.Processed(w.shard, int(e.Record.NumRows()))
 	}
-	w.relieve()
+	if err := w.relieve(); err != nil {
+		return err
+	}
 	w.pos = e.After()
 	if e.Corrupt != nil {
 		w.pos = w.reader.Position()
