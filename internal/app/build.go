@@ -13,6 +13,7 @@ import (
 	"github.com/apache/arrow/go/v17/arrow"
 	"github.com/apache/arrow/go/v17/arrow/memory"
 
+	"github.com/penstock/penstock/operators/wasm"
 	"github.com/penstock/penstock/pipeline"
 	"github.com/penstock/penstock/pipeline/config"
 	"github.com/penstock/penstock/pipeline/flow"
@@ -120,6 +121,10 @@ func (a *App) plan(ctx context.Context, shard int, env func(string) pipeline.Env
 			Module() (module, engine string)
 		}); ok {
 			p.Nodes[len(p.Nodes)-1].Module, p.Nodes[len(p.Nodes)-1].Engine = m.Module()
+		}
+		if w, ok := op.(*wasm.Operator); ok && shard == 0 { // the other shards choose alike
+			module, engine := w.Module()
+			a.o.Log.Info("engine chosen", "component", n.Name, "module", module, "engine", engine, "reason", w.Choice().Reason)
 		}
 	}
 	for _, n := range a.graph.Nodes {

@@ -28,27 +28,11 @@ func operatorCommand() *cobra.Command {
 				return nil
 			},
 		},
-		&cobra.Command{
-			Use: "inspect MODULE", Short: "Show a module's manifest, imports and memory", Args: cobra.ExactArgs(1),
-			Long: "MODULE is the path of a .wasm file or the name of a built-in module.",
-			RunE: func(cmd *cobra.Command, args []string) error {
-				data, ok := modules.Get(args[0])
-				if !ok {
-					var err error
-					if data, err = os.ReadFile(args[0]); err != nil {
-						return err
-					}
-				}
-				info, err := wasm.Inspect(data)
-				if err != nil {
-					return fmt.Errorf("%s: %w", args[0], err)
-				}
-				e := json.NewEncoder(cmd.OutOrStdout())
-				e.SetIndent("", "  ")
-				return e.Encode(info)
-			},
-		},
+		inspectCommand(),
 		packCommand(),
+		keygenCommand(),
+		signCommand(),
+		verifyCommand(),
 	)
 	return c
 }
