@@ -135,6 +135,9 @@ func (a *App) plan(ctx context.Context, shard int, env func(string) pipeline.Env
 			last.Module.Digest, last.Base = m.Digest(), m.Digest()
 			nm := &nodeModules{a: a, shard: shard, node: n, settings: settings[n.Name].(*wasm.Config), base: last.Base, env: env(n.Name)}
 			last.Modules, a.wasm[shard][n.Name] = nm, nm
+			if shard == 0 { // the other shards choose alike
+				a.o.Log.Info("engine chosen", "component", n.Name, "module", last.Module.Name, "engine", last.Module.Engine, "reason", m.Choice().Reason)
+			}
 		}
 		if n.Kind == graph.Alert {
 			last.Again = func(ctx context.Context) (pipeline.Operator, error) {

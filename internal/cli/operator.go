@@ -7,7 +7,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/penstock/penstock/operators/modules"
 	"github.com/penstock/penstock/operators/wasm"
 )
 
@@ -15,27 +14,11 @@ func operatorCommand() *cobra.Command {
 	c := &cobra.Command{Use: "operator", Short: "Work with WebAssembly operators"}
 	c.AddCommand(
 		listCommand(), pushCommand(), pullCommand(),
-		&cobra.Command{
-			Use: "inspect MODULE", Short: "Show a module's manifest, imports and memory", Args: cobra.ExactArgs(1),
-			Long: "MODULE is the path of a .wasm file or the name of a built-in module.",
-			RunE: func(cmd *cobra.Command, args []string) error {
-				data, ok := modules.Get(args[0])
-				if !ok {
-					var err error
-					if data, err = os.ReadFile(args[0]); err != nil {
-						return err
-					}
-				}
-				info, err := wasm.Inspect(data)
-				if err != nil {
-					return fmt.Errorf("%s: %w", args[0], err)
-				}
-				e := json.NewEncoder(cmd.OutOrStdout())
-				e.SetIndent("", "  ")
-				return e.Encode(info)
-			},
-		},
+		inspectCommand(),
 		packCommand(),
+		keygenCommand(),
+		signCommand(),
+		verifyCommand(),
 	)
 	c.AddCommand(liveCommands()...)
 	return c

@@ -129,19 +129,25 @@ func writeSummary(path string, s *app.Summary) error {
 }
 
 func validateCommand() *cobra.Command {
-	return &cobra.Command{
+	verbose := false
+	c := &cobra.Command{
 		Use:   "validate CONFIG",
 		Short: "Check a YAML file: all errors at once, with file:line:column",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			_, g, err := app.Load(cmd.Context(), args[0])
+			cfg, g, err := app.Load(cmd.Context(), args[0])
 			if err != nil {
 				return err
 			}
 			fmt.Fprintf(cmd.OutOrStdout(), "%s: valid: %d nodes\n", args[0], len(g.Nodes))
+			if verbose {
+				return writeChoices(cmd.OutOrStdout(), cfg)
+			}
 			return nil
 		},
 	}
+	c.Flags().BoolVarP(&verbose, "verbose", "v", false, "say which engine runs each module, and why")
+	return c
 }
 
 func graphCommand() *cobra.Command {

@@ -38,7 +38,11 @@ type Config struct {
 	// names.
 	Prefix string `yaml:"prefix,omitempty"`
 	// Engine runs the module: wasmer, wazero, or auto, which is wasmer where
-	// the build has it and the module uses no instruction that it gets wrong.
+	// the build has it, the module is shipped or signed by a key in
+	// modules.trust, and uses no instruction that wasmer gets wrong. wasmer is
+	// refused for any other module; wasmer-untrusted runs it there all the same,
+	// though wasmer's compiler is no security boundary: for modules that you
+	// built yourself.
 	Engine string `yaml:"engine"`
 	// Memory is the most that the module may have, 64KiB to 4GiB.
 	Memory pipeline.ByteSize `yaml:"memory"`
@@ -50,13 +54,17 @@ type Config struct {
 	// Seed starts the random numbers that a module may ask for.
 	Seed uint64 `yaml:"seed,omitempty"`
 
-	source func(ref string) ([]byte, error)
+	source  func(ref string) ([]byte, error)
+	modules pipeline.Modules // nothing is trusted but what is shipped, until UseModules
 }
 
 // SetSource sets what gets the module that a reference names. Without it a
 // reference is an error. An error of source may have a method Hint() string
 // that says what to write instead.
 func (c *Config) SetSource(source func(ref string) ([]byte, error)) { c.source = source }
+
+// UseModules says which keys are trusted and what becomes of other modules.
+func (c *Config) UseModules(m pipeline.Modules) { c.modules = m }
 
 // DefaultConfig is a Config where the YAML is silent.
 func DefaultConfig() Config {
@@ -66,11 +74,8 @@ func DefaultConfig() Config {
 // Validate checks the settings, reads the module, and checks the parameters
 // against its manifest.
 func (c *Config) Validate(p *pipeline.Problems) {
-	oneOf(p, "engine", c.Engine, EngineAuto, EngineWasmer, EngineWazero)
+	oneOf(p, "engine", c.Engine, EngineAuto, EngineWasmer, EngineWazero, EngineWasmerUntrusted)
 	oneOf(p, "on_error", c.OnError, OnErrorPass, OnErrorDrop, OnErrorStop)
-	if c.Engine == EngineWasmer && !haveWasmer {
-		p.Add("engine", "this build has no wasmer (it needs cgo, on linux/amd64 or macOS)", "write wazero, or auto")
-	}
 	if c.Memory < PageSize || c.Memory > maxPages*PageSize {
 		p.Add("memory", fmt.Sprintf("%v is out of range", c.Memory), "write 64KiB to 4GiB; 64MiB suits most modules")
 	}
@@ -99,8 +104,13 @@ func (c *Config) Validate(p *pipeline.Problems) {
 		p.Add("module", err.Error(), "use a module that is built for Penstock (see operators/sdk)")
 		return
 	}
-	if _, err := engineFor(c.Engine, &info); err != nil {
-		p.Add("engine", err.Error(), "write auto or wazero")
+	if _, err := c.choose(wasm, &info); err != nil {
+		var refused *refusal
+		if errors.As(err, &refused) {
+			p.Add(refused.key, refused.message, refused.hint)
+		} else {
+			p.Add("module", err.Error(), "")
+		}
 	}
 	if need := pipeline.ByteSize(info.MemoryMin) * PageSize; need > c.Memory && c.Memory >= PageSize {
 		p.Add("memory", fmt.Sprintf("the module needs %v at its start, more than %v", need, c.Memory), fmt.Sprintf("write at least %v", need))

@@ -2,33 +2,10 @@ package wasm
 
 import (
 	"fmt"
-	"strings"
 
 	"github.com/penstock/penstock/operators/wasm/engine"
 	"github.com/penstock/penstock/operators/wasm/wazero"
 )
-
-// Engines that Config.Engine may name. Auto is wasmer where this build has it
-// and it computes the module rightly, else wazero.
-const (
-	EngineAuto   = "auto"
-	EngineWasmer = "wasmer"
-	EngineWazero = "wazero"
-)
-
-// engineFor decides which engine runs a module; an engine named by the config
-// is taken or refused, never replaced.
-func engineFor(name string, info *Info) (string, error) {
-	switch {
-	case name == EngineAuto && haveWasmer && len(info.WasmerHazards) == 0:
-		return EngineWasmer, nil
-	case name == EngineAuto:
-		return EngineWazero, nil
-	case name == EngineWasmer && len(info.WasmerHazards) > 0:
-		return "", fmt.Errorf("engine wasmer computes wrong results for this module: %s", strings.Join(info.WasmerHazards, "; "))
-	}
-	return name, nil
-}
 
 func newEngine(name string) (engine.Engine, error) {
 	switch {

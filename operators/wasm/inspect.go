@@ -8,13 +8,14 @@ import (
 	"maps"
 	"slices"
 
+	"github.com/penstock/penstock/operators/wasm/trust"
 	"github.com/penstock/penstock/pipeline"
 )
 
 // Info is what can be known of a module without running it.
 type Info struct {
 	Manifest             Manifest
-	Digest               string // SHA-256 of the file, in hex
+	Digest               string // SHA-256 of the whole file, signatures included, in hex
 	Size                 int
 	Imports              []string // "module.name (params) -> (results)"
 	Exports              []string // "name (params) -> (results)"
@@ -22,6 +23,8 @@ type Info struct {
 	// WasmerHazards are uses of instructions that Wasmer 2.0 computes wrongly;
 	// a module that has any runs on wazero only.
 	WasmerHazards []string
+	// Signatures are those that the module has; all of them hold.
+	Signatures []trust.Signature
 }
 
 // Inspect reads a module's outline and manifest and checks that Penstock can
@@ -51,8 +54,12 @@ func inspect(wasm []byte) (Info, *outline, error) {
 	if err != nil {
 		return Info{}, nil, err
 	}
+	signatures, err := trust.Verify(wasm)
+	if err != nil {
+		return Info{}, nil, err
+	}
 	digest := sha256.Sum256(wasm)
-	info := Info{Manifest: m, Digest: hex.EncodeToString(digest[:]), Size: len(wasm), MemoryMin: o.minPages, MemoryMax: o.maxPages, WasmerHazards: hazards}
+	info := Info{Manifest: m, Digest: hex.EncodeToString(digest[:]), Size: len(wasm), MemoryMin: o.minPages, MemoryMax: o.maxPages, WasmerHazards: hazards, Signatures: signatures}
 	for _, im := range o.imports {
 		info.Imports = append(info.Imports, fmt.Sprintf("%s.%s %s", im.module, im.name, im.sig))
 	}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/apache/arrow/go/v17/arrow"
 
+	"github.com/penstock/penstock/operators/wasm/trust"
 	"github.com/penstock/penstock/pipeline"
 )
 
@@ -121,7 +122,8 @@ func ParseManifest(text []byte) (Manifest, error) {
 	return m, nil
 }
 
-// Pack returns wasm with m as its manifest; one that it has is replaced.
+// Pack returns wasm with m as its manifest; one that it has is replaced, and
+// signatures, which would not hold, are left out.
 func Pack(wasm []byte, m Manifest) ([]byte, error) {
 	if err := m.Validate(); err != nil {
 		return nil, err
@@ -139,7 +141,7 @@ func Pack(wasm []byte, m Manifest) ([]byte, error) {
 	}
 	out := slices.Clone(magic)
 	for _, s := range secs {
-		if s.id != secCustom || s.name != manifestSection {
+		if s.id != secCustom || s.name != manifestSection && s.name != trust.Section {
 			out = append(out, wasm[s.start:s.end]...)
 		}
 	}

@@ -29,9 +29,10 @@ type Operator struct {
 	funcs  []engine.HostFunc
 	failed *prometheus.CounterVec
 
-	eng   engine.Engine
-	mod   engine.Module
-	guest *guest // nil after a fatal failure, until the next batch
+	choice Choice
+	eng    engine.Engine
+	mod    engine.Module
+	guest  *guest // nil after a fatal failure, until the next batch
 
 	out  *arrow.Schema
 	ins  []Column // the manifest's, nullable as the input is
@@ -59,11 +60,10 @@ func New(cfg Config, env pipeline.Env) (*Operator, error) {
 	if op.code, err = capMemory(wasm, o, pages(cfg.Memory)); err != nil {
 		return nil, fmt.Errorf("module %s: %w", cfg.Module, err)
 	}
-	name, err := engineFor(cfg.Engine, &info)
-	if err != nil {
+	if op.choice, err = cfg.choose(wasm, &info); err != nil {
 		return nil, err
 	}
-	if op.eng, err = newEngine(name); err != nil {
+	if op.eng, err = newEngine(op.choice.Engine); err != nil {
 		return nil, err
 	}
 	module, _ := op.Module()
@@ -85,6 +85,9 @@ func New(cfg Config, env pipeline.Env) (*Operator, error) {
 func (op *Operator) Module() (module, engine string) {
 	return op.info.Manifest.Name + "@" + op.info.Manifest.Version, op.eng.Name()
 }
+
+// Choice is which engine runs the module, and why.
+func (op *Operator) Choice() Choice { return op.choice }
 
 // Digest is the SHA-256 of the module, in hex: another build of it does not
 // understand this one's state.

@@ -41,6 +41,7 @@ type Config struct {
 	Version   int
 	Name      string
 	Journal   Journal
+	Modules   pipeline.Modules
 	Tags      []pipeline.TagRule
 	Sources   []Component
 	Operators []Component
