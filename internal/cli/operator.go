@@ -3,7 +3,9 @@ package cli
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -32,12 +34,9 @@ func operatorCommand() *cobra.Command {
 			Use: "inspect MODULE", Short: "Show a module's manifest, imports and memory", Args: cobra.ExactArgs(1),
 			Long: "MODULE is the path of a .wasm file or the name of a built-in module.",
 			RunE: func(cmd *cobra.Command, args []string) error {
-				data, ok := modules.Get(args[0])
-				if !ok {
-					var err error
-					if data, err = os.ReadFile(args[0]); err != nil {
-						return err
-					}
+				data, err := readModule(args[0])
+				if err != nil {
+					return err
 				}
 				info, err := wasm.Inspect(data)
 				if err != nil {
@@ -53,33 +52,19 @@ func operatorCommand() *cobra.Command {
 	return c
 }
 
-func packCommand() *cobra.Command {
-	var out string
-	c := &cobra.Command{
-		Use: "pack MODULE.wasm MANIFEST.json", Short: "Put a manifest into a module", Args: cobra.ExactArgs(2),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			code, err := os.ReadFile(args[0])
-			if err != nil {
-				return err
-			}
-			text, err := os.ReadFile(args[1])
-			if err != nil {
-				return err
-			}
-			var m wasm.Manifest
-			if err := json.Unmarshal(text, &m); err != nil {
-				return fmt.Errorf("%s: %w", args[1], err)
-			}
-			packed, err := wasm.Pack(code, m)
-			if err != nil {
-				return fmt.Errorf("%s: %w", args[1], err)
-			}
-			if out == "" {
-				out = args[0]
-			}
-			return os.WriteFile(out, packed, 0o644)
-		},
+// readModule returns a built-in module, or the file at a path.
+func readModule(name string) ([]byte, error) {
+	if data, ok := modules.Get(name); ok {
+		return data, nil
 	}
-	c.Flags().StringVarP(&out, "output", "o", "", "write here instead of over MODULE.wasm")
-	return c
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, fmt.Errorf("%w (the built-in modules are %s)", err, strings.Join(modules.Names(), ", "))
+	}
+	defer f.Close() //nolint:errcheck // only read
+	data, err := io.ReadAll(io.LimitReader(f, wasm.MaxModuleSize+1))
+	if err == nil && len(data) > wasm.MaxModuleSize {
+		err = fmt.Errorf("%s is larger than %d bytes", name, wasm.MaxModuleSize)
+	}
+	return data, err
 }

@@ -16,6 +16,14 @@ const (
 	EngineWazero = "wazero"
 )
 
+// Engines are those that this build has.
+func Engines() []string {
+	if haveWasmer {
+		return []string{EngineWasmer, EngineWazero}
+	}
+	return []string{EngineWazero}
+}
+
 // engineFor decides which engine runs a module; an engine named by the config
 // is taken or refused, never replaced.
 func engineFor(name string, info *Info) (string, error) {
