@@ -48,6 +48,7 @@ func operatorCommand() *cobra.Command {
 			},
 		},
 		packCommand(),
+		checkCommand(),
 	)
 	return c
 }
