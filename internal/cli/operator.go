@@ -49,6 +49,7 @@ func operatorCommand() *cobra.Command {
 		},
 		packCommand(),
 		checkCommand(),
+		operatorBenchCommand(),
 	)
 	return c
 }

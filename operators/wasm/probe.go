@@ -57,6 +57,16 @@ func OpenProbe(wasm []byte, o ProbeOptions) (*Probe, error) {
 	return p, nil
 }
 
+// Another starts a fresh instance of the same compiled module, which must be
+// closed before p is.
+func (p *Probe) Another(params map[string]any) (*Probe, error) {
+	values, err := p.op.info.Manifest.values(params)
+	if err != nil {
+		return nil, err
+	}
+	return p.op.probe(values, p.op.cfg.Seed)
+}
+
 // probe starts an instance of the compiled module that shares nothing with the
 // operator but the code.
 func (op *Operator) probe(params []paramValue, seed uint64) (*Probe, error) {

@@ -73,7 +73,7 @@ func (c *checker) extremes(engine string) (string, string, error) {
 			tried++
 			params := maps.Clone(c.sets[0].params)
 			params[p.Name] = v
-			probe, err := wasm.OpenProbe(c.code, wasm.ProbeOptions{Engine: engine, Params: params})
+			probe, err := c.compiled[engine].Another(params)
 			if err != nil {
 				if wasm.FailureReason(err) != "module_error" || strings.HasSuffix(err.Error(), "no reason given") {
 					return "", do, fmt.Errorf("%s = %v: %w", p.Name, v, err)
