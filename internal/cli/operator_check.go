@@ -44,7 +44,7 @@ per check and ends with status 1 when one fails.`,
 				failed += check.Module(code, func(r check.Result) { printCheck(cmd.OutOrStdout(), r) })
 			}
 			if failed > 0 {
-				return fmt.Errorf("%d check(s) failed", failed)
+				return fmt.Errorf("failed checks: %d", failed)
 			}
 			return nil
 		},
