@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/apache/arrow/go/v17/arrow"
-	"github.com/apache/arrow/go/v17/arrow/array"
 
 	"github.com/penstock/penstock/operators/wasm"
 )
@@ -115,7 +114,7 @@ func measure(ctx context.Context, engine string, codes [][]byte, infos []wasm.In
 type runner struct {
 	probe *wasm.Probe
 	batch arrow.Record
-	span  arrow.Timestamp
+	span  time.Duration // of a batch
 	took  []time.Duration
 }
 
@@ -124,22 +123,15 @@ func newRunner(engine string, code []byte, m *wasm.Manifest, s shape) (*runner, 
 	if err != nil {
 		return nil, err
 	}
-	r := &runner{probe: p, batch: s.record(m, epoch), span: arrow.Timestamp(s.rows/s.tags) * arrow.Timestamp(time.Second)}
+	r := &runner{probe: p, batch: s.record(m, epoch), span: time.Duration(s.rows/s.tags) * time.Second}
 	if !hasTag(m) {
-		r.span = arrow.Timestamp(s.rows) * arrow.Timestamp(time.Second)
+		r.span = time.Duration(s.rows) * time.Second
 	}
 	return r, nil
 }
 
 func (r *runner) call() error {
-	for _, c := range r.batch.Columns() {
-		if t, ok := c.(*array.Timestamp); ok {
-			values := t.TimestampValues() // the batch is ours alone
-			for i := range values {
-				values[i] += r.span
-			}
-		}
-	}
+	later(r.batch, r.span)
 	begin := time.Now()
 	out, err := r.probe.Process(r.batch)
 	r.took = append(r.took, time.Since(begin))

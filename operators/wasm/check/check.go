@@ -68,7 +68,7 @@ func Module(code []byte, report func(Result)) (failed int) {
 	c.each(Determinism, c.inEachSetting(c.determinism))
 	c.sameOnEngines()
 	c.each(Snapshot, c.inEachSetting(c.snapshot))
-	c.each(Inputs, c.inputs)
+	c.inputs()
 	c.each(Memory, c.memory)
 	c.each(Params, c.extremes)
 	return c.failed

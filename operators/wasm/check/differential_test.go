@@ -72,7 +72,7 @@ func TestEnginesDoNotDiffer(t *testing.T) {
 	if len(wasm.Engines()) < 2 {
 		t.Skip("this build has one engine")
 	}
-	rounds := 24
+	rounds := 12
 	if testing.Short() {
 		rounds = 4
 	}

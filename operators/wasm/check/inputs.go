@@ -89,14 +89,22 @@ func hasTag(m *wasm.Manifest) bool {
 	return false
 }
 
-// inputs feeds the module what the ABI allows and authors forget, each to a
-// fresh instance that has and one that has not seen plain rows before.
-func (c *checker) inputs(engine string) (string, string, error) {
+// later moves the times of a batch that is the caller's alone.
+func later(rec arrow.Record, by time.Duration) {
+	for _, c := range rec.Columns() {
+		if t, ok := c.(*array.Timestamp); ok {
+			values := t.TimestampValues()
+			for i := range values {
+				values[i] += arrow.Timestamp(by)
+			}
+		}
+	}
+}
+
+// awkward is what the ABI allows and authors forget.
+func awkward() []namedShape {
 	constant := func(v float64) func(int) float64 { return func(int) float64 { return v } }
-	cases := []struct {
-		name string
-		s    shape
-	}{
+	return []namedShape{
 		{"an empty batch", shape{}},
 		{"one row", shape{tags: 1, rows: 1}},
 		{"4096 tags with one row each", shape{tags: 4096, rows: 4096}},
@@ -110,37 +118,46 @@ func (c *checker) inputs(engine string) (string, string, error) {
 		{"the largest numbers", shape{tags: 4, rows: 400, float: func(i int) float64 { return math.MaxFloat64 * float64(i%2*2-1) }}},
 		{"Bad quality only", shape{tags: 4, rows: 400, quality: pipeline.Bad}},
 	}
-	plain := shape{tags: 4, rows: 400}
-	m := &c.info.Manifest
-	for _, k := range cases {
-		for _, after := range []bool{false, true} {
-			err := c.with(engine, func(p *wasm.Probe) error {
-				from := epoch
-				if after {
-					if err := c.feed(p, plain.record(m, from), from); err != nil {
-						return err
-					}
-					from += 1000 * int64(time.Second)
-				}
-				if err := c.feed(p, k.s.record(m, from), from); err != nil {
-					return err
-				}
-				return c.feed(p, plain.record(m, from+70_000*int64(time.Second)), from+80_000*int64(time.Second))
-			})
-			if err != nil {
-				return "", "penstock_process must bear it: a trap costs the module its state, an error the batch", fmt.Errorf("%s: %w", k.name, err)
-			}
-		}
-	}
-	return plural(len(cases), "kind") + ": empty, one row, 64 k rows, unicode tags, null, NaN, -0, ...", "", nil
 }
 
-// feed hands over rec, which it releases, and a watermark.
-func (c *checker) feed(p *wasm.Probe, rec arrow.Record, watermark int64) error {
-	steps := []wasm.Step{{Batch: rec}, {Watermark: watermark}}
-	defer wasm.ReleaseSteps(steps)
-	_, err := p.Run(nil, steps)
-	return err
+type namedShape struct {
+	name string
+	shape
+}
+
+// inputs runs, for each awkward batch and each engine, a fresh instance that has
+// and one that has not seen plain rows before.
+func (c *checker) inputs() {
+	const second = int64(time.Second)
+	plain, m := shape{tags: 4, rows: 400}, &c.info.Manifest
+	before, after := plain.record(m, epoch), plain.record(m, epoch+71_000*second)
+	defer before.Release()
+	defer after.Release()
+	kinds := awkward()
+	failed := map[string]error{}
+	for _, k := range kinds {
+		rec := k.record(m, epoch+1000*second)
+		steps := []wasm.Step{{Batch: before}, {Watermark: epoch + 900*second}, {Batch: rec}, {Watermark: epoch + 1000*second}, {Batch: after}, {Watermark: epoch + 80_000*second}}
+		for _, e := range c.engines {
+			for _, from := range []int{2, 0} {
+				if c.setting.refs[e] == nil || failed[e] != nil {
+					continue
+				}
+				err := c.with(e, func(p *wasm.Probe) error {
+					_, err := p.Run(nil, steps[from:])
+					return err
+				})
+				if err != nil {
+					failed[e] = fmt.Errorf("%s: %w", k.name, err)
+				}
+			}
+		}
+		rec.Release()
+	}
+	c.each(Inputs, func(engine string) (string, string, error) {
+		return plural(len(kinds), "kind") + ": empty, one row, 64 k rows, unicode tags, null, NaN, -0, ...",
+			"penstock_process must bear it: a trap costs the module its state, an error the batch", failed[engine]
+	})
 }
 
 // memory watches the instance's memory over 200 batches of one shape, once the
@@ -148,21 +165,22 @@ func (c *checker) feed(p *wasm.Probe, rec arrow.Record, watermark int64) error {
 func (c *checker) memory(engine string) (string, string, error) {
 	const warm, batches = 200, 200
 	s := shape{tags: 16, rows: 1024}
-	span := int64(s.rows/s.tags) * int64(time.Second)
+	span := time.Duration(s.rows/s.tags) * time.Second
+	rec := s.record(&c.info.Manifest, epoch)
+	defer rec.Release()
 	var before, after int
 	err := c.with(engine, func(p *wasm.Probe) error {
-		from := epoch
 		for i := range warm + batches {
 			if i == warm {
 				before = p.MemorySize()
 			}
-			if err := c.feed(p, s.record(&c.info.Manifest, from), from+span); err != nil {
+			later(rec, span)
+			if _, err := p.Run(nil, []wasm.Step{{Batch: rec}, {Watermark: epoch + int64(i)*int64(span)}}); err != nil {
 				return err
 			}
 			if _, err := p.Snapshot(); err != nil {
 				return err
 			}
-			from += span
 		}
 		after = p.MemorySize()
 		return nil
