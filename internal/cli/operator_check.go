@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -76,7 +77,7 @@ func printCheck(w io.Writer, r check.Result) {
 	status, text := "ok", r.Note
 	switch {
 	case r.Err != nil:
-		status, text = "FAIL", r.Err.Error()
+		status, text = "FAIL", strings.ReplaceAll(r.Err.Error(), "\n", "\n      ")
 	case r.Skip:
 		status = "skip"
 	}

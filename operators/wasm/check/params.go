@@ -63,7 +63,7 @@ func guess(m *wasm.Manifest) map[string]any {
 // extremes opens the module with each parameter at its ends, the others as they
 // are, and runs it. It may refuse values that do not go together, if it says why.
 func (c *checker) extremes(engine string) (string, string, error) {
-	const do = "penstock_open must take every value within min and max, or refuse it with a reason in penstock_last_error; else narrow the range in the manifest"
+	const do = "the module must open and run with every value within min and max, or refuse it in penstock_open with a reason in penstock_last_error; else narrow the range in the manifest"
 	m := &c.info.Manifest
 	tried := 0
 	var refused []string
