@@ -17,7 +17,7 @@ import (
 )
 
 // operator runs penstock operator with args and returns what it prints.
-func operator(t *testing.T, args ...string) (string, error) {
+func ociOperator(t *testing.T, args ...string) (string, error) {
 	t.Helper()
 	var out bytes.Buffer
 	c := operatorCommand()
@@ -44,35 +44,35 @@ func TestPushPullList(t *testing.T) {
 			dir := t.TempDir()
 			file := filepath.Join(dir, "in.wasm")
 			require.NoError(t, os.WriteFile(file, ewma, 0o644))
-			pushed, err := operator(t, append([]string{"push", file, x.at + ":1.0"}, x.flags...)...)
+			pushed, err := ociOperator(t, append([]string{"push", file, x.at + ":1.0"}, x.flags...)...)
 			require.NoError(t, err)
 			require.Regexp(t, `^ewma@\S+, \d+ bytes\nsha256:[0-9a-f]{64}\nmodule: "?oci.*:1.0@sha256:[0-9a-f]{64}"?\n$`, pushed)
 			pinned := regexp.MustCompile(`@sha256:[0-9a-f]{64}`).FindString(pushed)
 
 			out := filepath.Join(dir, "out.wasm")
-			pulled, err := operator(t, append([]string{"pull", x.at + ":1.0", "-o", out}, x.flags...)...)
+			pulled, err := ociOperator(t, append([]string{"pull", x.at + ":1.0", "-o", out}, x.flags...)...)
 			require.NoError(t, err)
 			require.Equal(t, pushed, pulled)
 			got, err := os.ReadFile(out)
 			require.NoError(t, err)
 			require.True(t, bytes.Equal(ewma, got))
 
-			_, err = operator(t, append([]string{"pull", x.at + ":1.0" + pinned, "--store", filepath.Join(dir, "data", "modules")}, x.flags...)...)
+			_, err = ociOperator(t, append([]string{"pull", x.at + ":1.0" + pinned, "--store", filepath.Join(dir, "data", "modules")}, x.flags...)...)
 			require.NoError(t, err)
-			again, err := operator(t, "pull", "oci-layout:"+filepath.Join(dir, "data", "modules")+pinned)
+			again, err := ociOperator(t, "pull", "oci-layout:"+filepath.Join(dir, "data", "modules")+pinned)
 			require.NoError(t, err)
 			require.Contains(t, again, pinned[1:])
 
-			tags, err := operator(t, append([]string{"list", x.at}, x.flags...)...)
+			tags, err := ociOperator(t, append([]string{"list", x.at}, x.flags...)...)
 			require.NoError(t, err)
 			require.Equal(t, "1.0\n", tags)
 		})
 	}
-	shipped, err := operator(t, "list")
+	shipped, err := ociOperator(t, "list")
 	require.NoError(t, err)
 	require.Contains(t, shipped, "cusum")
-	_, err = operator(t, "push", "ewma", "somewhere")
+	_, err = ociOperator(t, "push", "ewma", "somewhere")
 	require.ErrorContains(t, err, "is not a reference")
-	_, err = operator(t, "push", "ewma", "oci://"+srv.Listener.Addr().String()+"/plant/ewma:2")
+	_, err = ociOperator(t, "push", "ewma", "oci://"+srv.Listener.Addr().String()+"/plant/ewma:2")
 	require.ErrorContains(t, err, "--plain-http")
 }

@@ -185,12 +185,12 @@ func unitPhrase(u string) string {
 	return " in " + u
 }
 
-// values returns the parameters in the manifest's order.
-func (c *Config) values(m *Manifest) ([]paramValue, error) {
+// values returns the parameters in the manifest's order, from those given.
+func (m *Manifest) values(params map[string]any) ([]paramValue, error) {
 	out := make([]paramValue, len(m.Params))
 	for i := range m.Params {
 		p := &m.Params[i]
-		v, given := c.Params[p.Name]
+		v, given := params[p.Name]
 		if !given {
 			v = p.Default
 		}

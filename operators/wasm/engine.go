@@ -7,6 +7,14 @@ import (
 	"github.com/penstock/penstock/operators/wasm/wazero"
 )
 
+// Engines are those that this build has.
+func Engines() []string {
+	if haveWasmer {
+		return []string{EngineWasmer, EngineWazero}
+	}
+	return []string{EngineWazero}
+}
+
 func newEngine(name string) (engine.Engine, error) {
 	switch {
 	case name == EngineWazero:

@@ -50,7 +50,8 @@ type Manifest struct {
 	// State names the layout of the module's snapshots: a module of the same
 	// name whose manifest says the same goes on with them. Empty: only the very
 	// same build does.
-	State string `json:"state,omitempty"`
+	State  string   `json:"state,omitempty"`
+	Golden []Golden `json:"golden,omitempty"`
 }
 
 // Param is one parameter. Default, Min and Max are written as the value is in
@@ -99,7 +100,11 @@ func ReadManifest(wasm []byte) (Manifest, error) {
 	if found == nil {
 		return Manifest{}, fmt.Errorf("the module has no manifest (custom section %q): add one with `penstock operator pack`", manifestSection)
 	}
-	return ParseManifest(found)
+	m, err := ParseManifest(found)
+	if err == nil {
+		err = m.complete()
+	}
+	return m, err
 }
 
 // ParseManifest reads and validates a manifest's JSON. Unknown keys are errors.
@@ -123,9 +128,10 @@ func ParseManifest(text []byte) (Manifest, error) {
 }
 
 // Pack returns wasm with m as its manifest; one that it has is replaced, and
-// signatures, which would not hold, are left out.
+// signatures, which would not hold, are left out. Golden vectors without a
+// digest are refused: see [FillGolden].
 func Pack(wasm []byte, m Manifest) ([]byte, error) {
-	if err := m.Validate(); err != nil {
+	if err := errors.Join(m.Validate(), m.complete()); err != nil {
 		return nil, err
 	}
 	secs, err := sections(wasm)
@@ -231,6 +237,9 @@ func (m *Manifest) Validate() error {
 		if tags > 1 {
 			bad("%s has %d tag columns, at most one is possible", l.what, tags)
 		}
+	}
+	if len(errs) == 0 { // they are made from what is right
+		return m.validateGolden()
 	}
 	return errors.Join(errs...)
 }

@@ -125,8 +125,7 @@ func TestParamValues(t *testing.T) {
 		"input":[{"name":"value","type":"float64"}],"output":[{"name":"y","type":"float64"}]}`))
 	require.NoError(t, err)
 	values := func(v map[string]any) []paramValue {
-		c := Config{Params: v}
-		out, err := c.values(&m)
+		out, err := m.values(v)
 		require.NoError(t, err)
 		return out
 	}

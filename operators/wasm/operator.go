@@ -49,12 +49,17 @@ func New(cfg Config, env pipeline.Env) (*Operator, error) {
 	if err != nil {
 		return nil, fmt.Errorf("module: %w", err)
 	}
+	return newFrom(wasm, cfg, env)
+}
+
+// newFrom is New for a module that has been read.
+func newFrom(wasm []byte, cfg Config, env pipeline.Env) (*Operator, error) {
 	info, o, err := inspect(wasm)
 	if err != nil {
 		return nil, fmt.Errorf("module %s: %w", cfg.Module, err)
 	}
 	op := &Operator{cfg: cfg, env: env, info: info}
-	if op.params, err = cfg.values(&info.Manifest); err != nil {
+	if op.params, err = info.Manifest.values(cfg.Params); err != nil {
 		return nil, err
 	}
 	if op.code, err = capMemory(wasm, o, pages(cfg.Memory)); err != nil {
@@ -93,7 +98,8 @@ func (op *Operator) Choice() Choice { return op.choice }
 // understand this one's state.
 func (op *Operator) Digest() string { return op.info.Digest }
 
-// Open compiles and starts the module and binds it to its input.
+// Open compiles the module, runs its golden vectors, starts it and binds it to
+// its input.
 func (op *Operator) Open(_ context.Context, in *arrow.Schema) (*arrow.Schema, error) {
 	if err := op.bindSchemas(in); err != nil {
 		return nil, err
@@ -101,6 +107,9 @@ func (op *Operator) Open(_ context.Context, in *arrow.Schema) (*arrow.Schema, er
 	var err error
 	if op.mod, err = op.eng.Compile(op.code); err != nil {
 		return nil, fmt.Errorf("module %s: %w", op.cfg.Module, err)
+	}
+	if err := op.checkGolden(); err != nil {
+		return nil, err
 	}
 	if err := op.instantiate(); err != nil {
 		return nil, fmt.Errorf("module %s: %w", op.cfg.Module, err)
