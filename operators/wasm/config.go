@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/penstock/penstock/operators/modules"
+	"github.com/penstock/penstock/operators/wasm/binfmt"
 	"github.com/penstock/penstock/pipeline"
 )
 
@@ -59,7 +60,7 @@ func (c *Config) Validate(p *pipeline.Problems) {
 	if c.Engine == EngineWasmer && !haveWasmer {
 		p.Add("engine", "this build has no wasmer (it needs cgo, on linux/amd64 or macOS)", "write wazero, or auto")
 	}
-	if c.Memory < PageSize || c.Memory > maxPages*PageSize {
+	if c.Memory < PageSize || c.Memory > binfmt.MaxPages*PageSize {
 		p.Add("memory", fmt.Sprintf("%v is out of range", c.Memory), "write 64KiB to 4GiB; 64MiB suits most modules")
 	}
 	if c.Prefix != "" && !columnRE.MatchString(c.Prefix) {

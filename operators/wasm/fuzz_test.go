@@ -9,6 +9,7 @@ import (
 	"github.com/apache/arrow/go/v17/arrow/array"
 	"github.com/apache/arrow/go/v17/arrow/memory"
 
+	"github.com/penstock/penstock/operators/wasm/binfmt"
 	"github.com/penstock/penstock/pipeline"
 )
 
@@ -122,8 +123,8 @@ func FuzzInspect(f *testing.F) {
 	f.Fuzz(func(t *testing.T, wasm []byte) {
 		_, o, err := inspect(wasm)
 		if err == nil {
-			if capped, err := capMemory(wasm, o, max(o.minPages, 1)); err == nil {
-				if _, err := parse(capped); err != nil {
+			if capped, err := binfmt.CapMemory(wasm, o, max(o.MinPages, 1)); err == nil {
+				if _, err := binfmt.Parse(capped); err != nil {
 					t.Fatal(err)
 				}
 			}

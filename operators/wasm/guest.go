@@ -6,6 +6,7 @@ import (
 	"math"
 	"strings"
 
+	"github.com/penstock/penstock/operators/wasm/binfmt"
 	"github.com/penstock/penstock/operators/wasm/engine"
 )
 
@@ -34,30 +35,35 @@ func badOutput(what string, err error) error {
 
 // exports that every module has, and those for a kind.
 var (
-	commonExports = map[string]signature{
-		"penstock_abi_version": {"", types("i")},
-		"penstock_alloc":       {types("ii"), types("i")},
-		"penstock_free":        {types("iii"), ""},
-		"penstock_open":        {types("ii"), types("i")},
-		"penstock_bind":        {types("ii"), types("i")},
-		"penstock_process":     {types("ii"), types("i")},
-		"penstock_snapshot":    {types("i"), types("i")},
-		"penstock_restore":     {types("ii"), types("i")},
-		"penstock_last_error":  {types("i"), types("i")},
+	commonExports = map[string]binfmt.Signature{
+		"penstock_abi_version": sig("", "i"),
+		"penstock_alloc":       sig("ii", "i"),
+		"penstock_free":        sig("iii", ""),
+		"penstock_open":        sig("ii", "i"),
+		"penstock_bind":        sig("ii", "i"),
+		"penstock_process":     sig("ii", "i"),
+		"penstock_snapshot":    sig("i", "i"),
+		"penstock_restore":     sig("ii", "i"),
+		"penstock_last_error":  sig("i", "i"),
 	}
-	advanceExport = signature{types("Ii"), types("i")}
+	advanceExport = sig("Ii", "i")
 )
 
+// sig is a function type, written as types does.
+func sig(params, results string) binfmt.Signature {
+	return binfmt.Signature{Params: types(params), Results: types(results)}
+}
+
 // checkExports reports every export that is missing or of another type.
-func checkExports(o *outline, kind string) error {
+func checkExports(o *binfmt.Outline, kind string) error {
 	var errs []error
-	check := func(name string, want signature) {
-		e, ok := o.export(name)
+	check := func(name string, want binfmt.Signature) {
+		e, ok := o.Export(name)
 		switch {
 		case !ok:
 			errs = append(errs, fmt.Errorf("the module does not export the function %s %s", name, want))
-		case e.kind != kindFunc || e.sig != want:
-			errs = append(errs, fmt.Errorf("the module exports %s as %s, it must be %s", name, e.sig, want))
+		case e.Kind != binfmt.KindFunc || e.Sig != want:
+			errs = append(errs, fmt.Errorf("the module exports %s as %s, it must be %s", name, e.Sig, want))
 		}
 	}
 	for _, name := range sortedKeys(commonExports) {
@@ -66,10 +72,10 @@ func checkExports(o *outline, kind string) error {
 	if kind == KindEmit {
 		check("penstock_advance", advanceExport)
 	}
-	if _, ok := o.export("_initialize"); ok {
-		check("_initialize", signature{})
+	if _, ok := o.Export("_initialize"); ok {
+		check("_initialize", binfmt.Signature{})
 	}
-	if e, ok := o.export("memory"); !ok || e.kind != kindMemory {
+	if e, ok := o.Export("memory"); !ok || e.Kind != binfmt.KindMemory {
 		errs = append(errs, errors.New(`the module does not export its memory as "memory"`))
 	}
 	return errors.Join(errs...)

@@ -13,6 +13,7 @@ import (
 	"github.com/apache/arrow/go/v17/arrow/array"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/penstock/penstock/operators/wasm/binfmt"
 	"github.com/penstock/penstock/operators/wasm/engine"
 	"github.com/penstock/penstock/pipeline"
 )
@@ -56,7 +57,7 @@ func New(cfg Config, env pipeline.Env) (*Operator, error) {
 	if op.params, err = cfg.values(&info.Manifest); err != nil {
 		return nil, err
 	}
-	if op.code, err = capMemory(wasm, o, pages(cfg.Memory)); err != nil {
+	if op.code, err = binfmt.CapMemory(wasm, o, pages(cfg.Memory)); err != nil {
 		return nil, fmt.Errorf("module %s: %w", cfg.Module, err)
 	}
 	name, err := engineFor(cfg.Engine, &info)

@@ -1,4 +1,7 @@
-package wasm
+// Package binfmt reads the WebAssembly binary format: what a module imports,
+// exports and declares, and its code, instruction by instruction. Nothing here
+// compiles or runs a module. What comes in is untrusted: everything has a limit.
+package binfmt
 
 import (
 	"bytes"
@@ -14,33 +17,34 @@ const MaxModuleSize = 16 << 20
 // PageSize is the unit of guest memory.
 const PageSize = 64 << 10
 
-// maxPages is all that 32-bit addresses reach.
-const maxPages = 1 << 16
+// MaxPages is all that 32-bit addresses reach.
+const MaxPages = 1 << 16
 
 // maxItems bounds the entries of a section that the host reads.
 const maxItems = 100_000
 
 // Section numbers of the WebAssembly binary format.
 const (
-	secCustom = 0
-	secType   = 1
-	secImport = 2
-	secFunc   = 3
-	secMemory = 5
-	secGlobal = 6
-	secExport = 7
-	secCode   = 10
+	SecCustom = 0
+	SecType   = 1
+	SecImport = 2
+	SecFunc   = 3
+	SecMemory = 5
+	SecGlobal = 6
+	SecExport = 7
+	SecCode   = 10
 )
 
 // Kinds of imports and exports.
 const (
-	kindFunc   = 0
-	kindTable  = 1
-	kindMemory = 2
-	kindGlobal = 3
+	KindFunc   = 0
+	KindTable  = 1
+	KindMemory = 2
+	KindGlobal = 3
 )
 
-var magic = []byte("\x00asm\x01\x00\x00\x00")
+// Magic begins every core module of version 1.
+var Magic = []byte("\x00asm\x01\x00\x00\x00")
 
 // reader reads the binary format. The first error sticks; after it every read
 // gives zeros.
@@ -117,32 +121,33 @@ func (r *reader) count() int {
 	return int(n)
 }
 
-// section is one section: its number, for a custom one its name, and its
-// content after that. start and end are where the whole section lies.
-type section struct {
-	id         byte
-	name       string
-	body       []byte
-	start, end int
+// Section is one section: its number, for a custom one its name, and its
+// content after that. Start and End are where the whole section lies.
+type Section struct {
+	ID         byte
+	Name       string
+	Body       []byte
+	Start, End int
 }
 
-func sections(wasm []byte) ([]section, error) {
+// Sections splits a module into its sections.
+func Sections(wasm []byte) ([]Section, error) {
 	if len(wasm) > MaxModuleSize {
 		return nil, fmt.Errorf("the module has %d bytes, the limit is %d", len(wasm), MaxModuleSize)
 	}
-	if !bytes.HasPrefix(wasm, magic) {
+	if !bytes.HasPrefix(wasm, Magic) {
 		return nil, errors.New("this is not a WebAssembly core module (version 1): the first 8 bytes are not \\0asm 1 0 0 0")
 	}
-	var out []section
-	r := reader{b: wasm[len(magic):]}
+	var out []Section
+	r := reader{b: wasm[len(Magic):]}
 	for len(r.b) > 0 && r.err == nil {
-		s := section{start: len(wasm) - len(r.b), id: r.byte()}
-		s.body = r.take(r.u32())
-		s.end = len(wasm) - len(r.b)
-		if s.id == secCustom {
-			b := reader{b: s.body}
-			s.name = b.name()
-			s.body = b.b
+		s := Section{Start: len(wasm) - len(r.b), ID: r.byte()}
+		s.Body = r.take(r.u32())
+		s.End = len(wasm) - len(r.b)
+		if s.ID == SecCustom {
+			b := reader{b: s.Body}
+			s.Name = b.name()
+			s.Body = b.b
 			if b.err != nil {
 				r.err = b.err
 			}
@@ -155,19 +160,19 @@ func sections(wasm []byte) ([]section, error) {
 	return out, nil
 }
 
-// signature is a function type: value types as in the binary format.
-type signature struct{ params, results string }
+// Signature is a function type: value types as in the binary format.
+type Signature struct{ Params, Results string }
 
 // Value types of the binary format.
 const (
-	tI32  = '\x7f'
-	tI64  = '\x7e'
-	tF32  = '\x7d'
-	tF64  = '\x7c'
-	tV128 = '\x7b'
+	I32  = '\x7f'
+	I64  = '\x7e'
+	F32  = '\x7d'
+	F64  = '\x7c'
+	V128 = '\x7b'
 )
 
-func (s signature) String() string {
+func (s Signature) String() string {
 	names := func(ts string) string {
 		var b []byte
 		for i := range len(ts) {
@@ -175,15 +180,15 @@ func (s signature) String() string {
 				b = append(b, ' ')
 			}
 			switch ts[i] {
-			case tI32:
+			case I32:
 				b = append(b, "i32"...)
-			case tI64:
+			case I64:
 				b = append(b, "i64"...)
-			case tF32:
+			case F32:
 				b = append(b, "f32"...)
-			case tF64:
+			case F64:
 				b = append(b, "f64"...)
-			case tV128:
+			case V128:
 				b = append(b, "v128"...)
 			default:
 				b = append(b, "ref"...)
@@ -191,45 +196,48 @@ func (s signature) String() string {
 		}
 		return string(b)
 	}
-	return "(" + names(s.params) + ") -> (" + names(s.results) + ")"
+	return "(" + names(s.Params) + ") -> (" + names(s.Results) + ")"
 }
 
-type importEntry struct {
-	module, name string
-	kind         byte
-	sig          signature // of a function
+// Import is what a module asks for.
+type Import struct {
+	Module, Name string
+	Kind         byte
+	Sig          Signature // of a function
 }
 
-type exportEntry struct {
-	name  string
-	kind  byte
-	index uint32
-	sig   signature // of a function
+// Export is what a module offers.
+type Export struct {
+	Name  string
+	Kind  byte
+	Index uint32
+	Sig   Signature // of a function
 }
 
-// outline is what the host needs to know of a module before it is compiled.
-type outline struct {
-	imports       []importEntry
-	exports       []exportEntry
-	hasMemory     bool
-	minPages      uint64
-	maxPages      uint64 // the most that is possible when none is declared
-	memorySection section
+// Outline is what the host needs to know of a module before it is compiled.
+type Outline struct {
+	Imports       []Import
+	Exports       []Export
+	HasMemory     bool
+	MinPages      uint64
+	MaxPages      uint64 // the most that is possible when none is declared
+	memorySection Section
 
-	types   []signature
-	funcs   []uint32 // type of each function, imported ones first
-	globals []byte   // type of each global, imported ones first
-	code    []byte   // the code section
+	Types   []Signature
+	Funcs   []uint32 // type of each function, imported ones first
+	Globals []byte   // type of each global, imported ones first
+	Code    []byte   // the code section
 	names   map[uint32]string
 }
 
-func (o *outline) export(name string) (exportEntry, bool) {
-	for _, e := range o.exports {
-		if e.name == name {
+// Export returns the export called name.
+func (o *Outline) Export(name string) (Export, bool) {
+	for _, e := range o.Exports {
+		if e.Name == name {
 			return e, true
 		}
 	}
-	return exportEntry{}, false
+	return Export{}, false
 }
 
 func (r *reader) limits() (lo, hi uint64, hasMax bool) {
@@ -238,99 +246,99 @@ func (r *reader) limits() (lo, hi uint64, hasMax bool) {
 		r.fail("the memory is shared or 64-bit, which Penstock does not offer")
 		return
 	}
-	lo, hi = uint64(r.u32()), maxPages
+	lo, hi = uint64(r.u32()), MaxPages
 	if flags == 1 {
 		hi, hasMax = uint64(r.u32()), true
 	}
 	return
 }
 
-// parse reads the module's outline. The engine validates the rest.
-func parse(wasm []byte) (*outline, error) {
-	secs, err := sections(wasm)
+// Parse reads the module's outline. The engine validates the rest.
+func Parse(wasm []byte) (*Outline, error) {
+	secs, err := Sections(wasm)
 	if err != nil {
 		return nil, err
 	}
-	out := outline{names: map[uint32]string{}}
-	sigOf := func(r *reader, i uint32) signature {
-		if uint64(i) >= uint64(len(out.types)) {
+	out := Outline{names: map[uint32]string{}}
+	sigOf := func(r *reader, i uint32) Signature {
+		if uint64(i) >= uint64(len(out.Types)) {
 			r.fail("a function has no type")
-			return signature{}
+			return Signature{}
 		}
-		return out.types[i]
+		return out.Types[i]
 	}
 	seen := map[byte]bool{}
 	for _, s := range secs {
-		if s.id == secCustom {
-			if s.name == "name" {
-				out.readNames(s.body)
+		if s.ID == SecCustom {
+			if s.Name == "name" {
+				out.readNames(s.Body)
 			}
 			continue
 		}
-		if seen[s.id] {
-			return nil, fmt.Errorf("the module is damaged: section %d comes twice", s.id)
+		if seen[s.ID] {
+			return nil, fmt.Errorf("the module is damaged: section %d comes twice", s.ID)
 		}
-		seen[s.id] = true
-		r := &reader{b: s.body}
-		switch s.id {
-		case secType:
+		seen[s.ID] = true
+		r := &reader{b: s.Body}
+		switch s.ID {
+		case SecType:
 			for range r.count() {
 				if r.byte() != 0x60 {
 					r.fail("it has a type that is no function type")
 				}
 				p := string(r.take(uint32(r.count())))
-				out.types = append(out.types, signature{p, string(r.take(uint32(r.count())))})
+				out.Types = append(out.Types, Signature{p, string(r.take(uint32(r.count())))})
 			}
-		case secImport:
+		case SecImport:
 			for range r.count() {
-				e := importEntry{module: r.name(), name: r.name(), kind: r.byte()}
-				switch e.kind {
-				case kindFunc:
+				e := Import{Module: r.name(), Name: r.name(), Kind: r.byte()}
+				switch e.Kind {
+				case KindFunc:
 					t := r.u32()
-					e.sig = sigOf(r, t)
-					out.funcs = append(out.funcs, t)
-				case kindTable:
+					e.Sig = sigOf(r, t)
+					out.Funcs = append(out.Funcs, t)
+				case KindTable:
 					r.byte()
 					r.limits()
-				case kindMemory:
+				case KindMemory:
 					r.limits()
-				case kindGlobal:
-					out.globals = append(out.globals, r.byte())
+				case KindGlobal:
+					out.Globals = append(out.Globals, r.byte())
 					r.byte()
 				default:
 					r.fail("it has an import of unknown kind")
 				}
-				out.imports = append(out.imports, e)
+				out.Imports = append(out.Imports, e)
 			}
-		case secFunc:
+		case SecFunc:
 			for range r.count() {
-				out.funcs = append(out.funcs, r.u32())
+				out.Funcs = append(out.Funcs, r.u32())
 			}
-		case secMemory:
+		case SecMemory:
 			if r.count() != 1 {
 				r.fail("it has not exactly one memory")
 			}
-			out.hasMemory, out.memorySection = true, s
-			out.minPages, out.maxPages, _ = r.limits()
-		case secGlobal:
+			out.HasMemory, out.memorySection = true, s
+			out.MinPages, out.MaxPages, _ = r.limits()
+		case SecGlobal:
 			for range r.count() {
-				out.globals = append(out.globals, r.byte())
+				out.Globals = append(out.Globals, r.byte())
 				r.byte()
 				r.constExpr()
 			}
-		case secCode:
-			out.code, r.b = r.b, nil
-		case secExport:
+		case SecCode:
+			out.Code, r.b = r.b, nil
+		case SecExport:
 			for range r.count() {
-				e := exportEntry{name: r.name(), kind: r.byte(), index: r.u32()}
-				if e.kind == kindFunc && r.err == nil {
-					if uint64(e.index) >= uint64(len(out.funcs)) {
+				e := Export{Name: r.name(), Kind: r.byte(), Index: r.u32()}
+				if e.Kind == KindFunc && r.err == nil {
+					if uint64(e.Index) >= uint64(len(out.Funcs)) {
 						r.fail("an export names no function")
 					} else {
-						e.sig = sigOf(r, out.funcs[e.index])
+						e.Sig = sigOf(r, out.Funcs[e.Index])
 					}
 				}
-				out.exports = append(out.exports, e)
+				out.Exports = append(out.Exports, e)
 			}
 		default:
 			continue
@@ -347,7 +355,7 @@ func parse(wasm []byte) (*outline, error) {
 
 // readNames takes the functions' names from the name section: for messages, so
 // what is damaged is left out.
-func (o *outline) readNames(b []byte) {
+func (o *Outline) readNames(b []byte) {
 	r := reader{b: b}
 	for len(r.b) > 0 && r.err == nil {
 		id, sub := r.byte(), reader{}
@@ -365,11 +373,11 @@ func (o *outline) readNames(b []byte) {
 }
 
 // function says which function has index i, for people.
-func (o *outline) function(i uint32) string {
+func (o *Outline) function(i uint32) string {
 	name := o.names[i]
-	for _, e := range o.exports {
-		if e.kind == kindFunc && e.index == i {
-			name = e.name
+	for _, e := range o.Exports {
+		if e.Kind == KindFunc && e.Index == i {
+			name = e.Name
 		}
 	}
 	if name == "" {
@@ -378,7 +386,8 @@ func (o *outline) function(i uint32) string {
 	return fmt.Sprintf("function %d (%s)", i, name)
 }
 
-func appendU32(b []byte, v uint32) []byte {
+// AppendU32 appends v as LEB128.
+func AppendU32(b []byte, v uint32) []byte {
 	for v >= 0x80 {
 		b = append(b, byte(v)|0x80)
 		v >>= 7
@@ -386,23 +395,23 @@ func appendU32(b []byte, v uint32) []byte {
 	return append(b, byte(v))
 }
 
-// capMemory returns wasm with the memory's declared maximum lowered to pages:
+// CapMemory returns wasm with the memory's declared maximum lowered to pages:
 // the engine then refuses to grow beyond it, whatever the guest asks for.
-func capMemory(wasm []byte, o *outline, pages uint64) ([]byte, error) {
-	if !o.hasMemory {
+func CapMemory(wasm []byte, o *Outline, pages uint64) ([]byte, error) {
+	if !o.HasMemory {
 		return nil, errors.New("the module has no memory of its own")
 	}
-	if o.minPages > pages {
+	if o.MinPages > pages {
 		return nil, fmt.Errorf("the module wants %d pages of 64 KiB at its start (%d bytes), the limit is %d bytes",
-			o.minPages, o.minPages*PageSize, pages*PageSize)
+			o.MinPages, o.MinPages*PageSize, pages*PageSize)
 	}
 	body := []byte{1, 1}
-	body = appendU32(body, uint32(o.minPages))
-	body = appendU32(body, uint32(min(o.maxPages, pages)))
+	body = AppendU32(body, uint32(o.MinPages))
+	body = AppendU32(body, uint32(min(o.MaxPages, pages)))
 	out := make([]byte, 0, len(wasm)+8)
-	out = append(out, wasm[:o.memorySection.start]...)
-	out = append(out, secMemory)
-	out = appendU32(out, uint32(len(body)))
+	out = append(out, wasm[:o.memorySection.Start]...)
+	out = append(out, SecMemory)
+	out = AppendU32(out, uint32(len(body)))
 	out = append(out, body...)
-	return append(out, wasm[o.memorySection.end:]...), nil
+	return append(out, wasm[o.memorySection.End:]...), nil
 }

@@ -1,4 +1,4 @@
-package wasm
+package binfmt
 
 import (
 	"fmt"
@@ -15,7 +15,7 @@ const (
 
 const maxLocals = 50_000
 
-// hazards returns what in the module Wasmer 2.0 (Cranelift 0.74) compiles into
+// Hazards returns what in the module Wasmer 2.0 (Cranelift 0.74) compiles into
 // code that computes something else, one text per function:
 //
 //   - select of two v128: only the low 32 bits move;
@@ -24,29 +24,29 @@ const maxLocals = 50_000
 //
 // It follows the types of the values on the stack, as a validator does; what is
 // not valid is an error.
-func (o *outline) hazards() ([]string, error) {
+func (o *Outline) Hazards() ([]string, error) {
 	var out []string
 	imported := 0
-	for _, im := range o.imports {
-		if im.kind == kindFunc {
+	for _, im := range o.Imports {
+		if im.Kind == KindFunc {
 			imported++
 		}
 	}
-	r := reader{b: o.code}
+	r := reader{b: o.Code}
 	bodies := 0
-	if len(o.code) > 0 {
+	if len(o.Code) > 0 {
 		bodies = r.count()
 	}
 	for i := range bodies {
 		index := imported + i
-		if index >= len(o.funcs) || int(o.funcs[index]) >= len(o.types) {
+		if index >= len(o.Funcs) || int(o.Funcs[index]) >= len(o.Types) {
 			return nil, fmt.Errorf("the module is damaged: function %d has no type", index)
 		}
 		s := scan{o: o, reader: reader{b: r.take(r.u32())}}
 		if r.err != nil {
 			return nil, fmt.Errorf("the module is damaged: %w", r.err)
 		}
-		s.body(o.types[o.funcs[index]])
+		s.body(o.Types[o.Funcs[index]])
 		where := o.function(uint32(index))
 		if s.err != nil {
 			return nil, fmt.Errorf("the module is damaged: %s: %w", where, s.err)
@@ -67,7 +67,7 @@ type frame struct {
 
 type scan struct {
 	reader
-	o      *outline
+	o      *Outline
 	locals []byte
 	stack  []byte
 	frames []frame
@@ -125,10 +125,10 @@ func (s *scan) unreachable() {
 	f.dead = true
 }
 
-func (s *scan) enter(sig signature) {
-	s.popN(len(sig.params))
-	s.frames = append(s.frames, frame{params: sig.params, results: sig.results, height: len(s.stack)})
-	s.push([]byte(sig.params)...)
+func (s *scan) enter(sig Signature) {
+	s.popN(len(sig.Params))
+	s.frames = append(s.frames, frame{params: sig.Params, results: sig.Results, height: len(s.stack)})
+	s.push([]byte(sig.Params)...)
 }
 
 // leave ends the innermost block; again begins its else.
@@ -185,19 +185,19 @@ func (r *reader) constExpr() {
 	}
 }
 
-func (s *scan) blockType() signature {
+func (s *scan) blockType() Signature {
 	if len(s.b) > 0 && s.b[0]&0xc0 == 0x40 { // a negative number: none or one result
 		if c := s.byte(); c != 0x40 {
-			return signature{results: string([]byte{c})}
+			return Signature{Results: string([]byte{c})}
 		}
-		return signature{}
+		return Signature{}
 	}
 	i := s.u32()
-	if uint64(i) >= uint64(len(s.o.types)) {
+	if uint64(i) >= uint64(len(s.o.Types)) {
 		s.fail("a block has no type")
-		return signature{}
+		return Signature{}
 	}
-	return s.o.types[i]
+	return s.o.Types[i]
 }
 
 func (s *scan) memarg() {
@@ -205,8 +205,8 @@ func (s *scan) memarg() {
 	s.u32()
 }
 
-func (s *scan) body(sig signature) {
-	s.locals = append(s.locals, sig.params...)
+func (s *scan) body(sig Signature) {
+	s.locals = append(s.locals, sig.Params...)
 	for range s.count() {
 		n, t := s.u32(), s.byte()
 		if uint64(len(s.locals))+uint64(n) > maxLocals {
@@ -217,7 +217,7 @@ func (s *scan) body(sig signature) {
 			s.locals = append(s.locals, t)
 		}
 	}
-	s.enter(signature{results: sig.results})
+	s.enter(Signature{Results: sig.Results})
 	for len(s.frames) > 0 && s.err == nil {
 		s.instruction()
 	}
@@ -236,14 +236,14 @@ func (s *scan) local() byte {
 }
 
 func (s *scan) call(t uint32) {
-	if uint64(t) >= uint64(len(s.o.types)) {
+	if uint64(t) >= uint64(len(s.o.Types)) {
 		s.fail("it calls what has no type")
 		return
 	}
-	s.op(len(s.o.types[t].params), s.o.types[t].results)
+	s.op(len(s.o.Types[t].Params), s.o.Types[t].Results)
 }
 
-const rI32 = string(rune(tI32))
+const rI32 = string(rune(I32))
 
 // plain holds, for opcodes 0x45 to 0xc4, how many values each takes and what
 // it gives.
@@ -256,27 +256,27 @@ var plain = func() (t [256]struct {
 			t[i].pops, t[i].result = pops, string([]byte{result})
 		}
 	}
-	set(0x45, 0x66, 2, tI32) // comparisons
-	set(0x45, 0x45, 1, tI32)
-	set(0x50, 0x50, 1, tI32)
-	for i, ty := range []byte{tI32, tI64} {
+	set(0x45, 0x66, 2, I32) // comparisons
+	set(0x45, 0x45, 1, I32)
+	set(0x50, 0x50, 1, I32)
+	for i, ty := range []byte{I32, I64} {
 		set(0x67+0x12*i, 0x69+0x12*i, 1, ty)
 		set(0x6a+0x12*i, 0x78+0x12*i, 2, ty)
 	}
-	for i, ty := range []byte{tF32, tF64} {
+	for i, ty := range []byte{F32, F64} {
 		set(0x8b+0x0e*i, 0x91+0x0e*i, 1, ty)
 		set(0x92+0x0e*i, 0x98+0x0e*i, 2, ty)
 	}
-	set(0xa7, 0xab, 1, tI32)
-	set(0xac, 0xb1, 1, tI64)
-	set(0xb2, 0xb6, 1, tF32)
-	set(0xb7, 0xbb, 1, tF64)
-	set(0xbc, 0xbc, 1, tI32)
-	set(0xbd, 0xbd, 1, tI64)
-	set(0xbe, 0xbe, 1, tF32)
-	set(0xbf, 0xbf, 1, tF64)
-	set(0xc0, 0xc1, 1, tI32)
-	set(0xc2, 0xc4, 1, tI64)
+	set(0xa7, 0xab, 1, I32)
+	set(0xac, 0xb1, 1, I64)
+	set(0xb2, 0xb6, 1, F32)
+	set(0xb7, 0xbb, 1, F64)
+	set(0xbc, 0xbc, 1, I32)
+	set(0xbd, 0xbd, 1, I64)
+	set(0xbe, 0xbe, 1, F32)
+	set(0xbf, 0xbf, 1, F64)
+	set(0xc0, 0xc1, 1, I32)
+	set(0xc2, 0xc4, 1, I64)
 	return t
 }()
 
@@ -328,11 +328,11 @@ func (s *scan) control(c byte) {
 		s.unreachable()
 	case 0x10:
 		i := s.u32()
-		if uint64(i) >= uint64(len(s.o.funcs)) {
+		if uint64(i) >= uint64(len(s.o.Funcs)) {
 			s.fail("it calls a function that does not exist")
 			return
 		}
-		s.call(s.o.funcs[i])
+		s.call(s.o.Funcs[i])
 	case 0x11:
 		t := s.u32()
 		s.u32()
@@ -347,7 +347,7 @@ func (s *scan) control(c byte) {
 		s.pop()
 		a, b := s.pop(), s.pop()
 		for _, t := range []byte{a, b} {
-			if t == tV128 || t == floats {
+			if t == V128 || t == floats {
 				s.hazard("select of v128 (use v128.bitselect)")
 			}
 		}
@@ -365,11 +365,11 @@ func (s *scan) control(c byte) {
 		s.push(s.pop())
 	case 0x23:
 		i := s.u32()
-		if uint64(i) >= uint64(len(s.o.globals)) {
+		if uint64(i) >= uint64(len(s.o.Globals)) {
 			s.fail("it uses a global that does not exist")
 			return
 		}
-		s.push(s.o.globals[i])
+		s.push(s.o.Globals[i])
 	case 0x24:
 		s.u32()
 		s.pop()
@@ -381,22 +381,22 @@ func (s *scan) control(c byte) {
 		s.popN(2)
 	case 0x3f:
 		s.byte()
-		s.push(tI32)
+		s.push(I32)
 	case 0x40:
 		s.byte()
 		s.op(1, rI32)
 	case 0x41:
 		s.leb()
-		s.push(tI32)
+		s.push(I32)
 	case 0x42:
 		s.leb()
-		s.push(tI64)
+		s.push(I64)
 	case 0x43:
 		s.take(4)
-		s.push(tF32)
+		s.push(F32)
 	case 0x44:
 		s.take(8)
-		s.push(tF64)
+		s.push(F64)
 	case 0xd0:
 		s.push(s.byte())
 	case 0xd1:
@@ -431,7 +431,7 @@ func (s *scan) prefixed() {
 		s.op(2, rI32)
 	case 16:
 		s.u32()
-		s.push(tI32)
+		s.push(I32)
 	default:
 		s.fail(fmt.Sprintf("it has the unknown instruction 0xfc %d", c))
 	}
@@ -482,17 +482,17 @@ func (s *scan) simd() {
 			}
 			s.popN(int(w - '0'))
 		case 'v':
-			s.push(tV128)
+			s.push(V128)
 		case 'f':
 			s.push(floats)
 		case 'i':
-			s.push(tI32)
+			s.push(I32)
 		case 'I':
-			s.push(tI64)
+			s.push(I64)
 		case 's':
-			s.push(tF32)
+			s.push(F32)
 		case 'd':
-			s.push(tF64)
+			s.push(F64)
 		}
 	}
 	if c == 14 {
