@@ -1,6 +1,7 @@
 package binfmt
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"strings"
@@ -13,8 +14,6 @@ const (
 	unknown = '\x00'
 )
 
-const maxLocals = 50_000
-
 // Hazards returns what in the module Wasmer 2.0 (Cranelift 0.74) compiles into
 // code that computes something else, one text per function:
 //
@@ -26,36 +25,78 @@ const maxLocals = 50_000
 // not valid is an error.
 func (o *Outline) Hazards() ([]string, error) {
 	var out []string
-	imported := 0
-	for _, im := range o.Imports {
-		if im.Kind == KindFunc {
-			imported++
+	err := o.scanAll(nil, func(s *scan, f *Function) {
+		if len(s.found) > 0 {
+			out = append(out, o.function(f.Index)+" uses "+strings.Join(s.found, " and "))
 		}
-	}
+	})
+	return out, err
+}
+
+// Function is a function that the module defines.
+type Function struct {
+	Index  uint32 // imported functions come first
+	Type   Signature
+	Body   []byte // declarations of locals, then code
+	Groups int    // declarations of locals, in front of which their number stands
+	Code   int    // where in Body the code begins
+	Locals int    // parameters included
+	Slots  int    // the most that it holds at one time, locals and operands, in units of 8 bytes
+}
+
+// Functions goes through the code. It calls instruction for each instruction
+// of a function with the place in the body where it begins and ends and the
+// number of blocks that are open before it, that of the function itself
+// included; then function. An error is code that is not valid or beyond a limit.
+func (o *Outline) Functions(instruction func(body []byte, from, to, depth int), function func(*Function)) error {
+	return o.scanAll(instruction, func(_ *scan, f *Function) { function(f) })
+}
+
+func (o *Outline) scanAll(instruction func(body []byte, from, to, depth int), done func(*scan, *Function)) error {
+	imported := o.ImportedFunctions()
 	r := reader{b: o.Code}
 	bodies := 0
 	if len(o.Code) > 0 {
 		bodies = r.count()
 	}
 	for i := range bodies {
-		index := imported + i
-		if index >= len(o.Funcs) || int(o.Funcs[index]) >= len(o.Types) {
-			return nil, fmt.Errorf("the module is damaged: function %d has no type", index)
+		f := Function{Index: uint32(imported + i)}
+		if int(f.Index) >= len(o.Funcs) || int(o.Funcs[f.Index]) >= len(o.Types) {
+			return fmt.Errorf("the module is damaged: function %d has no type", f.Index)
 		}
-		s := scan{o: o, reader: reader{b: r.take(r.u32())}}
+		f.Type, f.Body = o.Types[o.Funcs[f.Index]], r.take(r.u32())
 		if r.err != nil {
-			return nil, fmt.Errorf("the module is damaged: %w", r.err)
+			return refusal(r.err)
 		}
-		s.body(o.Types[o.Funcs[index]])
-		where := o.function(uint32(index))
+		if len(f.Body) > maxBody {
+			return refusal(fmt.Errorf("%s: %w", o.function(f.Index), tooMany("bytes", uint64(len(f.Body)), maxBody)))
+		}
+		s := scan{o: o, f: &f, reader: reader{b: f.Body}, visit: instruction}
+		s.body()
 		if s.err != nil {
-			return nil, fmt.Errorf("the module is damaged: %s: %w", where, s.err)
+			return refusal(fmt.Errorf("%s: %w", o.function(f.Index), s.err))
 		}
-		if len(s.found) > 0 {
-			out = append(out, where+" uses "+strings.Join(s.found, " and "))
+		done(&s, &f)
+	}
+	if len(r.b) > 0 {
+		return errors.New("the module is damaged: there is something behind its code")
+	}
+	if bodies != len(o.Funcs)-imported {
+		return fmt.Errorf("the module is damaged: it declares %d functions and has code for %d", len(o.Funcs)-imported, bodies)
+	}
+	return nil
+}
+
+// ImportedFunctions is how many functions come from outside; their indices
+// come first.
+func (o *Outline) ImportedFunctions() int {
+	n := 0
+	for _, im := range o.Imports {
+		if im.Kind == KindFunc {
+			n++
 		}
 	}
-	return out, nil
+	return n
 }
 
 // frame is a block, loop, if or the function itself.
@@ -68,6 +109,10 @@ type frame struct {
 type scan struct {
 	reader
 	o      *Outline
+	f      *Function
+	visit  func(body []byte, from, to, depth int) // nil for none
+	high   int                                    // the highest that the stack was
+	wide   bool                                   // a vector was on it
 	locals []byte
 	stack  []byte
 	frames []frame
@@ -83,7 +128,13 @@ func (s *scan) hazard(what string) {
 	s.found = append(s.found, what)
 }
 
-func (s *scan) push(ts ...byte) { s.stack = append(s.stack, ts...) }
+func (s *scan) push(ts ...byte) {
+	for _, t := range ts {
+		s.wide = s.wide || t == V128 || t == floats
+	}
+	s.stack = append(s.stack, ts...)
+	s.high = max(s.high, len(s.stack))
+}
 
 func (s *scan) pop() byte {
 	if len(s.frames) == 0 {
@@ -127,6 +178,10 @@ func (s *scan) unreachable() {
 
 func (s *scan) enter(sig Signature) {
 	s.popN(len(sig.Params))
+	if len(s.frames) > maxNesting {
+		s.err = limitError{fmt.Sprintf("its blocks are nested deeper than %d", maxNesting)}
+		return
+	}
 	s.frames = append(s.frames, frame{params: sig.Params, results: sig.Results, height: len(s.stack)})
 	s.push([]byte(sig.Params)...)
 }
@@ -205,24 +260,41 @@ func (s *scan) memarg() {
 	s.u32()
 }
 
-func (s *scan) body(sig Signature) {
-	s.locals = append(s.locals, sig.Params...)
-	for range s.count() {
+func (s *scan) body() {
+	f := s.f
+	s.locals = append(s.locals, f.Type.Params...)
+	f.Groups = s.count()
+	for range f.Groups {
 		n, t := s.u32(), s.byte()
 		if uint64(len(s.locals))+uint64(n) > maxLocals {
-			s.fail("it has too many locals")
+			s.err = tooMany("locals", uint64(len(s.locals))+uint64(n), maxLocals)
 			return
 		}
 		for range n {
 			s.locals = append(s.locals, t)
 		}
 	}
-	s.enter(Signature{Results: sig.Results})
+	f.Locals, f.Code = len(s.locals), len(f.Body)-len(s.b)
+	s.enter(Signature{Results: f.Type.Results})
 	for len(s.frames) > 0 && s.err == nil {
+		from, depth := len(f.Body)-len(s.b), len(s.frames)
 		s.instruction()
+		if s.visit != nil && s.err == nil {
+			s.visit(f.Body, from, len(f.Body)-len(s.b), depth)
+		}
 	}
 	if s.err == nil && len(s.b) > 0 {
 		s.fail("there is code after its end")
+	}
+	f.Slots = s.high
+	if s.wide {
+		f.Slots *= 2
+	}
+	for _, t := range s.locals {
+		f.Slots++
+		if t == V128 {
+			f.Slots++
+		}
 	}
 }
 
@@ -429,6 +501,7 @@ func (s *scan) prefixed() {
 	case 15:
 		s.u32()
 		s.op(2, rI32)
+		s.growsTable()
 	case 16:
 		s.u32()
 		s.push(I32)

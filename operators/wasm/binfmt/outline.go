@@ -11,17 +11,11 @@ import (
 	"unicode/utf8"
 )
 
-// MaxModuleSize bounds a .wasm file.
-const MaxModuleSize = 16 << 20
-
 // PageSize is the unit of guest memory.
 const PageSize = 64 << 10
 
 // MaxPages is all that 32-bit addresses reach.
 const MaxPages = 1 << 16
-
-// maxItems bounds the entries of a section that the host reads.
-const maxItems = 100_000
 
 // Section numbers of the WebAssembly binary format.
 const (
@@ -29,10 +23,16 @@ const (
 	SecType   = 1
 	SecImport = 2
 	SecFunc   = 3
+	SecTable  = 4
 	SecMemory = 5
 	SecGlobal = 6
 	SecExport = 7
+	SecStart  = 8
+	SecElem   = 9
 	SecCode   = 10
+	SecData   = 11
+	SecCount  = 12 // of the data segments
+	SecTag    = 13
 )
 
 // Kinds of imports and exports.
@@ -114,7 +114,7 @@ func (r *reader) name() string {
 // count reads the length of a vector.
 func (r *reader) count() int {
 	n := r.u32()
-	if n > maxItems || uint64(n) > uint64(len(r.b)) {
+	if uint64(n) > uint64(len(r.b)) {
 		r.fail("a section claims more entries than it can hold")
 		return 0
 	}
@@ -133,7 +133,7 @@ type Section struct {
 // Sections splits a module into its sections.
 func Sections(wasm []byte) ([]Section, error) {
 	if len(wasm) > MaxModuleSize {
-		return nil, fmt.Errorf("the module has %d bytes, the limit is %d", len(wasm), MaxModuleSize)
+		return nil, refusal(tooMany("bytes", uint64(len(wasm)), MaxModuleSize))
 	}
 	if !bytes.HasPrefix(wasm, Magic) {
 		return nil, errors.New("this is not a WebAssembly core module (version 1): the first 8 bytes are not \\0asm 1 0 0 0")
@@ -155,7 +155,7 @@ func Sections(wasm []byte) ([]Section, error) {
 		out = append(out, s)
 	}
 	if r.err != nil {
-		return nil, fmt.Errorf("the module is damaged: %w", r.err)
+		return nil, refusal(r.err)
 	}
 	return out, nil
 }
@@ -227,7 +227,12 @@ type Outline struct {
 	Funcs   []uint32 // type of each function, imported ones first
 	Globals []byte   // type of each global, imported ones first
 	Code    []byte   // the code section
-	names   map[uint32]string
+	// Start is the function that runs when the module is instantiated.
+	Start    uint32
+	HasStart bool
+	names    map[uint32]string
+
+	tablesBounded bool // every table says how large it may get
 }
 
 // Export returns the export called name.
@@ -243,7 +248,7 @@ func (o *Outline) Export(name string) (Export, bool) {
 func (r *reader) limits() (lo, hi uint64, hasMax bool) {
 	flags := r.byte()
 	if flags > 1 {
-		r.fail("the memory is shared or 64-bit, which Penstock does not offer")
+		r.fail("a memory or table is shared or 64-bit, which Penstock does not offer")
 		return
 	}
 	lo, hi = uint64(r.u32()), MaxPages
@@ -282,15 +287,15 @@ func Parse(wasm []byte) (*Outline, error) {
 		r := &reader{b: s.Body}
 		switch s.ID {
 		case SecType:
-			for range r.count() {
+			for range r.limited("types", r.count(), maxTypes) {
 				if r.byte() != 0x60 {
 					r.fail("it has a type that is no function type")
 				}
-				p := string(r.take(uint32(r.count())))
-				out.Types = append(out.Types, Signature{p, string(r.take(uint32(r.count())))})
+				p := string(r.take(uint32(r.limited("parameters of one function", r.count(), maxParams))))
+				out.Types = append(out.Types, Signature{p, string(r.take(uint32(r.limited("results of one function", r.count(), maxParams))))})
 			}
 		case SecImport:
-			for range r.count() {
+			for range r.limited("imports", r.count(), maxImports) {
 				e := Import{Module: r.name(), Name: r.name(), Kind: r.byte()}
 				switch e.Kind {
 				case KindFunc:
@@ -311,9 +316,11 @@ func Parse(wasm []byte) (*Outline, error) {
 				out.Imports = append(out.Imports, e)
 			}
 		case SecFunc:
-			for range r.count() {
+			for range r.limited("functions", r.count(), maxFunctions) {
 				out.Funcs = append(out.Funcs, r.u32())
 			}
+		case SecTable:
+			r.tables(&out)
 		case SecMemory:
 			if r.count() != 1 {
 				r.fail("it has not exactly one memory")
@@ -321,15 +328,23 @@ func Parse(wasm []byte) (*Outline, error) {
 			out.HasMemory, out.memorySection = true, s
 			out.MinPages, out.MaxPages, _ = r.limits()
 		case SecGlobal:
-			for range r.count() {
+			for range r.limited("globals", r.count(), maxGlobals) {
 				out.Globals = append(out.Globals, r.byte())
 				r.byte()
 				r.constExpr()
 			}
 		case SecCode:
 			out.Code, r.b = r.b, nil
+		case SecStart:
+			out.Start, out.HasStart = r.u32(), true
+		case SecElem:
+			r.limited("element segments", r.count(), maxElements)
+			r.b = nil
+		case SecData:
+			r.limited("data segments", r.count(), maxData)
+			r.b = nil
 		case SecExport:
-			for range r.count() {
+			for range r.limited("exports", r.count(), maxExports) {
 				e := Export{Name: r.name(), Kind: r.byte(), Index: r.u32()}
 				if e.Kind == KindFunc && r.err == nil {
 					if uint64(e.Index) >= uint64(len(out.Funcs)) {
@@ -347,7 +362,7 @@ func Parse(wasm []byte) (*Outline, error) {
 			r.fail("a section has bytes left over")
 		}
 		if r.err != nil {
-			return nil, fmt.Errorf("the module is damaged: %w", r.err)
+			return nil, refusal(r.err)
 		}
 	}
 	return &out, nil
