@@ -22,6 +22,7 @@ package meter
 import (
 	"encoding/binary"
 	"fmt"
+	"slices"
 
 	"github.com/penstock/penstock/operators/wasm/binfmt"
 )
@@ -35,6 +36,9 @@ const (
 	// it is below zero after a trap because of it, and back at StackSlots after
 	// a call that returns.
 	StackGlobal = "penstock_stack"
+	// RefuelFunction sets the fuel global to its one parameter, an i64. (The
+	// host could set a global by itself, but through wasmer-go each time leaks.)
+	RefuelFunction = "penstock_refuel"
 	// StartFunction is what the module had as its start function, which no
 	// longer runs by itself: the host calls it once, before anything else. It is
 	// missing when there was none.
@@ -68,13 +72,14 @@ func Instrument(module []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, name := range []string{FuelGlobal, StackGlobal, StartFunction} {
+	for _, name := range []string{FuelGlobal, StackGlobal, RefuelFunction, StartFunction} {
 		if _, ok := o.Export(name); ok {
 			return nil, fmt.Errorf("the module exports %s, which Penstock adds itself: rename it", name)
 		}
 	}
-	w := writer{o: o, imported: uint32(o.ImportedFunctions()), fuel: uint32(len(o.Globals))}
+	w := writer{o: o, types: o.Types, imported: uint32(o.ImportedFunctions()), fuel: uint32(len(o.Globals))}
 	w.stack = w.fuel + 1
+	w.refuelType = w.typeOf(binfmt.Signature{Params: string(rune(binfmt.I64))})
 	if err := o.Functions(w.instruction, w.function); err != nil {
 		return nil, err
 	}
@@ -89,11 +94,11 @@ func Instrument(module []byte) ([]byte, error) {
 type writer struct {
 	o           *binfmt.Outline
 	imported    uint32
-	fuel, stack uint32   // indices of the globals
-	types       []string // results of the types to be added
-	code        []byte   // the bodies so far
-	bodies      int
-	plan        plan // of the function at hand
+	fuel, stack uint32             // indices of the globals
+	types       []binfmt.Signature // the module's, then new ones
+	refuelType  uint32
+	code        []byte // the bodies so far
+	plan        plan   // of the function at hand
 }
 
 // plan is what is to change in a function's body: found in one pass, since a
@@ -285,7 +290,6 @@ func (w *writer) function(f *binfmt.Function) {
 
 	w.code = binfmt.AppendU32(w.code, uint32(len(e.b)))
 	w.code = append(w.code, e.b...)
-	w.bodies++
 	*p = plan{edits: p.edits[:0], costs: p.costs[:0], frames: p.frames[:0]}
 }
 
@@ -297,18 +301,17 @@ func (w *writer) blockType(results string) []byte {
 	case 1:
 		return []byte(results)
 	}
-	for i, t := range w.o.Types {
-		if t.Params == "" && t.Results == results {
-			return appendS64(nil, int64(i))
-		}
+	return appendS64(nil, int64(w.typeOf(binfmt.Signature{Results: results})))
+}
+
+// typeOf returns the index of a type, which it adds where it is missing.
+func (w *writer) typeOf(t binfmt.Signature) uint32 {
+	i := slices.Index(w.types, t)
+	if i < 0 {
+		i = len(w.types)
+		w.types = append(w.types, t)
 	}
-	for i, t := range w.types {
-		if t == results {
-			return appendS64(nil, int64(len(w.o.Types)+i))
-		}
-	}
-	w.types = append(w.types, results)
-	return appendS64(nil, int64(len(w.o.Types)+len(w.types)-1))
+	return uint32(i)
 }
 
 // emitter writes instructions.

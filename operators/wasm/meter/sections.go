@@ -20,7 +20,7 @@ func (w *writer) module(module []byte, secs []binfmt.Section) []byte {
 		out = binfmt.AppendU32(append(out, id), uint32(len(body)))
 		out = append(out, body...)
 	}
-	missing := []byte{binfmt.SecGlobal, binfmt.SecExport} // which are needed, in order
+	missing := []byte{binfmt.SecType, binfmt.SecFunc, binfmt.SecGlobal, binfmt.SecExport, binfmt.SecCode} // which are needed, in order
 	fill := func(before int) {
 		for len(missing) > 0 && order[missing[0]] < before {
 			write(missing[0], w.section(missing[0], []byte{0}))
@@ -35,10 +35,8 @@ func (w *writer) module(module []byte, secs []binfmt.Section) []byte {
 			missing = missing[1:]
 		}
 		switch s.ID {
-		case binfmt.SecType, binfmt.SecGlobal, binfmt.SecExport:
+		case binfmt.SecType, binfmt.SecFunc, binfmt.SecGlobal, binfmt.SecExport, binfmt.SecCode:
 			write(s.ID, w.section(s.ID, s.Body))
-		case binfmt.SecCode:
-			write(s.ID, append(binfmt.AppendU32(nil, uint32(w.bodies)), w.code...))
 		case binfmt.SecStart:
 		default:
 			out = append(out, module[s.Start:s.End]...)
@@ -53,19 +51,28 @@ func (w *writer) module(module []byte, secs []binfmt.Section) []byte {
 func (w *writer) section(id byte, body []byte) []byte {
 	had, n := binary.Uvarint(body)
 	body = body[n:]
-	var entries [][]byte
+	var entries [][]byte // new ones
 	switch id {
 	case binfmt.SecType:
-		for _, results := range w.types {
-			e := binfmt.AppendU32([]byte{0x60, 0}, uint32(len(results)))
-			entries = append(entries, append(e, results...))
+		for _, t := range w.types[len(w.o.Types):] {
+			e := binfmt.AppendU32([]byte{0x60}, uint32(len(t.Params)))
+			e = binfmt.AppendU32(append(e, t.Params...), uint32(len(t.Results)))
+			entries = append(entries, append(e, t.Results...))
 		}
+	case binfmt.SecFunc:
+		entries = append(entries, binfmt.AppendU32(nil, w.refuelType))
+	case binfmt.SecCode:
+		refuel := binfmt.AppendU32([]byte{0, 0x20, 0, 0x24}, w.fuel) // no locals; the parameter to the global
+		refuel = append(refuel, 0x0b)
+		body = w.code
+		entries = append(entries, append(binfmt.AppendU32(nil, uint32(len(refuel))), refuel...))
 	case binfmt.SecGlobal:
 		entries = append(entries,
 			append(appendS64([]byte{binfmt.I64, 1, 0x42}, StartFuel), 0x0b),
 			append(appendS64([]byte{binfmt.I32, 1, 0x41}, StackSlots), 0x0b))
 	case binfmt.SecExport:
-		entries = append(entries, export(FuelGlobal, binfmt.KindGlobal, w.fuel), export(StackGlobal, binfmt.KindGlobal, w.stack))
+		entries = append(entries, export(FuelGlobal, binfmt.KindGlobal, w.fuel), export(StackGlobal, binfmt.KindGlobal, w.stack),
+			export(RefuelFunction, binfmt.KindFunc, uint32(len(w.o.Funcs))))
 		if w.o.HasStart {
 			entries = append(entries, export(StartFunction, binfmt.KindFunc, w.o.Start))
 		}
