@@ -73,7 +73,7 @@ func FuzzImport(f *testing.F) {
 	f.Fuzz(func(t *testing.T, mem []byte, ptr uint32, rows int64) {
 		alloc := memory.NewCheckedAllocator(memory.DefaultAllocator)
 		defer alloc.AssertSize(t, 0)
-		im := importer{alloc: alloc, cols: fuzzColumns}
+		im := importer{alloc: alloc, cols: fuzzColumns, maxRows: 1000, maxBytes: 1 << 20}
 		cols, n, err := im.read(mem, ptr, rows)
 		_ = readSchema(mem, ptr, fuzzColumns)
 		if err != nil || len(cols) == 0 {
@@ -108,7 +108,7 @@ func FuzzImport(f *testing.F) {
 }
 
 func TestFuzzSeedIsSound(t *testing.T) {
-	im := importer{alloc: memory.DefaultAllocator, cols: fuzzColumns}
+	im := importer{alloc: memory.DefaultAllocator, cols: fuzzColumns, maxRows: 1000, maxBytes: 1 << 20}
 	cols, n, err := im.read(guestImage(4), 8, 4)
 	if err != nil || n != 4 || len(cols) != 6 {
 		t.Fatal(err, n, cols)

@@ -8,6 +8,7 @@ import (
 
 	"github.com/penstock/penstock/operators/wasm/binfmt"
 	"github.com/penstock/penstock/operators/wasm/engine"
+	"github.com/penstock/penstock/operators/wasm/meter"
 )
 
 // Reasons why a guest's call failed, as they are counted.
@@ -16,6 +17,8 @@ const (
 	reasonTrap   = "module_trap"       // it trapped, or broke a rule of the host
 	reasonOutput = "module_bad_output" // what it returned makes no sense
 	reasonMemory = "module_memory"     // the batch does not fit into its memory
+	reasonFuel   = "module_fuel"       // it did more than a call may
+	reasonStack  = "module_stack"      // its calls were nested too deep
 )
 
 // guestError is a failed call into the guest. fatal says that the instance is
@@ -89,19 +92,26 @@ type guest struct {
 
 	alloc, free, open, bind, process, advance, snapshot, restore, lastError engine.Function
 
+	fuel   Fuel
+	rows   int             // that the call at hand is given, and may use fuel for
+	budget int64           // of the last call
+	refuel engine.Function // nil when the module is not metered
+	left   engine.Global   // fuel
+	depth  engine.Global   // of the call stack, what is left
+
 	arena, size uint32
 	limit       uint64 // of the arena: the memory's
 }
 
 // newGuest makes an instance and runs _initialize.
-func newGuest(mod engine.Module, imports []engine.HostFunc, h *host, limit uint64) (*guest, error) {
+func newGuest(mod engine.Module, imports []engine.HostFunc, h *host, limit uint64, fuel Fuel) (*guest, error) {
 	h.inst, h.fault = nil, nil
 	inst, err := mod.Instantiate(imports)
 	if err != nil {
 		return nil, &guestError{reason: reasonTrap, fatal: true, err: err}
 	}
-	h.inst = inst
-	g := &guest{inst: inst, host: h, limit: limit}
+	g := &guest{inst: inst, host: h, limit: limit, fuel: fuel,
+		refuel: inst.Function(meter.RefuelFunction), left: inst.Global(meter.FuelGlobal), depth: inst.Global(meter.StackGlobal)}
 	for name, f := range map[string]*engine.Function{"alloc": &g.alloc, "free": &g.free, "open": &g.open, "bind": &g.bind, "process": &g.process,
 		"advance": &g.advance, "snapshot": &g.snapshot, "restore": &g.restore, "last_error": &g.lastError} {
 		*f = inst.Function("penstock_" + name)
@@ -113,6 +123,14 @@ func newGuest(mod engine.Module, imports []engine.HostFunc, h *host, limit uint6
 }
 
 func (g *guest) start() error {
+	if g.refuel != nil { // what a module has as its start function ran already, or is this
+		if start := g.inst.Function(meter.StartFunction); start != nil {
+			if _, err := g.call("the start function", start); err != nil {
+				return err
+			}
+		}
+	}
+	g.host.inst = g.inst
 	if g.host.fault != nil {
 		return &guestError{reason: reasonTrap, fatal: true, err: g.host.fault}
 	}
@@ -138,14 +156,29 @@ func (g *guest) close() error {
 
 // call calls f; a trap or a broken rule is an error.
 func (g *guest) call(name string, f engine.Function, args ...uint64) (uint64, error) {
-	g.host.fault = nil
+	rows := g.rows
+	g.host.fault, g.rows = nil, 0
+	if g.refuel != nil {
+		g.budget = g.fuel.PerCall + int64(rows)*g.fuel.PerRow
+		if _, err := g.refuel.Call(uint64(g.budget)); err != nil {
+			g.mem = nil
+			return 0, &guestError{reason: reasonTrap, fatal: true, err: fmt.Errorf("%s: %w", meter.RefuelFunction, err)}
+		}
+	}
 	v, err := f.Call(args...)
-	if g.host.fault != nil {
+	reason := reasonTrap
+	switch {
+	case g.host.fault != nil:
 		err = g.host.fault
+	case err == nil || g.refuel == nil:
+	case g.depth.Get() < 0:
+		reason, err = reasonStack, errors.New("its calls are nested too deep: is there a recursion without an end?")
+	case g.left.Get() < 0:
+		reason, err = reasonFuel, fmt.Errorf("it did more than %d instructions for %d rows: if it needs more, raise fuel", g.budget, rows)
 	}
 	if err != nil {
 		g.mem = nil
-		return 0, &guestError{reason: reasonTrap, fatal: true, err: fmt.Errorf("%s: %w", name, err)}
+		return 0, &guestError{reason: reason, fatal: true, err: fmt.Errorf("%s: %w", name, err)}
 	}
 	g.mem = g.inst.Memory()
 	return v, nil

@@ -15,6 +15,7 @@ import (
 
 	"github.com/penstock/penstock/operators/wasm/binfmt"
 	"github.com/penstock/penstock/operators/wasm/engine"
+	"github.com/penstock/penstock/operators/wasm/meter"
 	"github.com/penstock/penstock/pipeline"
 )
 
@@ -29,6 +30,7 @@ type Operator struct {
 	host   *host
 	funcs  []engine.HostFunc
 	failed *prometheus.CounterVec
+	quarantine
 
 	eng   engine.Engine
 	mod   engine.Module
@@ -53,12 +55,17 @@ func New(cfg Config, env pipeline.Env) (*Operator, error) {
 	if err != nil {
 		return nil, fmt.Errorf("module %s: %w", cfg.Module, err)
 	}
-	op := &Operator{cfg: cfg, env: env, info: info}
+	op := &Operator{cfg: cfg, env: env, info: info, quarantine: quarantine{after: cfg.QuarantineAfter}}
 	if op.params, err = cfg.values(&info.Manifest); err != nil {
 		return nil, err
 	}
 	if op.code, err = binfmt.CapMemory(wasm, o, pages(cfg.Memory)); err != nil {
 		return nil, fmt.Errorf("module %s: %w", cfg.Module, err)
+	}
+	if metered(&cfg, &info) {
+		if op.code, err = meter.Instrument(op.code); err != nil {
+			return nil, fmt.Errorf("module %s: %w", cfg.Module, err)
+		}
 	}
 	name, err := engineFor(cfg.Engine, &info)
 	if err != nil {
@@ -77,6 +84,9 @@ func New(cfg Config, env pipeline.Env) (*Operator, error) {
 	op.failed = prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: "penstock", Name: "module_failed_rows_total",
 		Help: "Rows of batches on which a Wasm module failed, by reason."}, []string{"operator", "reason"})
 	if err := register(env.Meter, &op.failed); err != nil {
+		return nil, err
+	}
+	if err := op.quarantine.register(env); err != nil {
 		return nil, err
 	}
 	return op, nil
@@ -148,7 +158,7 @@ func (op *Operator) bindSchemas(in *arrow.Schema) error {
 		return err
 	}
 	op.exp = newExporter(cols)
-	op.imp = importer{alloc: op.env.Alloc, cols: op.outs}
+	op.imp = importer{alloc: op.env.Alloc, cols: op.outs, maxRows: int64(op.cfg.MaxOutputRows), maxBytes: uint64(op.cfg.MaxOutputBytes)}
 	op.out = arrow.NewSchema(fields, nil)
 	return nil
 }
@@ -166,7 +176,7 @@ func fieldNames(s *arrow.Schema) string {
 
 // instantiate makes a fresh guest, opened and bound.
 func (op *Operator) instantiate() error {
-	g, err := newGuest(op.mod, op.funcs, op.host, uint64(op.cfg.Memory))
+	g, err := newGuest(op.mod, op.funcs, op.host, uint64(op.cfg.Memory), op.cfg.Fuel)
 	if err != nil {
 		return err
 	}
@@ -187,6 +197,9 @@ func (op *Operator) Process(_ context.Context, in arrow.Record, out pipeline.Emi
 	if rows == 0 {
 		return nil
 	}
+	if op.quarantined {
+		return op.pass(reasonQuarantine, in, out)
+	}
 	need, err := op.exp.plan(in)
 	if err != nil {
 		return pipeline.Permanent(err)
@@ -195,6 +208,7 @@ func (op *Operator) Process(_ context.Context, in arrow.Record, out pipeline.Emi
 	if err != nil {
 		return op.failure(err, in, out)
 	}
+	op.batches = 0
 	return op.emit(in, made, n, out)
 }
 
@@ -212,6 +226,7 @@ func (op *Operator) run(need uint64, rows int) ([]arrow.Array, int64, error) {
 		return nil, 0, err
 	}
 	op.exp.write(m, rows)
+	g.rows = rows
 	if err := g.do("penstock_process", g.process, uint64(m.ptr(inOff)), uint64(m.ptr(outOff))); err != nil {
 		return nil, 0, err
 	}
@@ -251,30 +266,56 @@ func (op *Operator) emit(in arrow.Record, made []arrow.Array, rows int64, out pi
 	return err
 }
 
-// failure treats a failed batch as on_error says.
+// failure treats a failed batch as on_error says. in is nil for a failed
+// advance.
 func (op *Operator) failure(err error, in arrow.Record, out pipeline.Emitter) error {
 	var ge *guestError
 	if !errors.As(err, &ge) {
 		return pipeline.Permanent(err)
-	}
-	if ge.fatal && op.guest != nil {
-		err = errors.Join(err, op.guest.close())
-		op.guest = nil
 	}
 	rows := 0
 	if in != nil {
 		rows = int(in.NumRows())
 	}
 	module, eng := op.Module()
-	op.failed.WithLabelValues(op.env.Name, ge.reason).Add(float64(rows))
 	op.host.failure(err, eng, rows, ge.fatal)
-	switch {
-	case op.cfg.OnError == OnErrorStop:
+	if ge.fatal {
+		err = errors.Join(err, op.drop())
+	}
+	if op.cfg.OnError == OnErrorStop {
+		op.failed.WithLabelValues(op.env.Name, ge.reason).Add(float64(rows))
 		return pipeline.Permanent(fmt.Errorf("module %s: %w", module, err))
-	case in == nil:
+	}
+	if op.count(in != nil) {
+		op.host.log.Error("module in quarantine: it is not called any more, its batches go by on_error; mend or replace it, a change of its settings ends this",
+			"failures", op.after, "digest", op.info.Digest, "error", err)
+		if err := op.drop(); err != nil {
+			return pipeline.Permanent(err)
+		}
+	}
+	if in == nil {
 		return nil
-	case op.cfg.OnError == OnErrorDrop || op.info.Manifest.Kind == KindEmit:
-		op.env.Meter.Dropped(op.env.Name, ge.reason, rows)
+	}
+	return op.pass(ge.reason, in, out)
+}
+
+// drop frees the guest, whose state is lost.
+func (op *Operator) drop() error {
+	if op.guest == nil {
+		return nil
+	}
+	err := op.guest.close()
+	op.guest = nil
+	return err
+}
+
+// pass hands on in, or not, as on_error says of a batch that the module did
+// nothing with.
+func (op *Operator) pass(reason string, in arrow.Record, out pipeline.Emitter) error {
+	rows := int(in.NumRows())
+	op.failed.WithLabelValues(op.env.Name, reason).Add(float64(rows))
+	if op.cfg.OnError != OnErrorPass || op.info.Manifest.Kind == KindEmit {
+		op.env.Meter.Dropped(op.env.Name, reason, rows)
 		return nil
 	}
 	made := make([]arrow.Array, len(op.outs))
@@ -287,13 +328,14 @@ func (op *Operator) failure(err error, in arrow.Record, out pipeline.Emitter) er
 // Advance sets the guest's clock and lets an emit module close what is due.
 func (op *Operator) Advance(_ context.Context, watermark arrow.Timestamp, out pipeline.Emitter) error {
 	op.host.watermark = int64(watermark)
-	if op.info.Manifest.Kind != KindEmit {
+	if op.info.Manifest.Kind != KindEmit || op.quarantined {
 		return nil
 	}
 	made, n, err := op.advance(int64(watermark))
 	if err != nil {
 		return op.failure(err, nil, out)
 	}
+	op.advances = 0
 	return op.emit(nil, made, n, out)
 }
 
@@ -317,11 +359,7 @@ func (op *Operator) advance(watermark int64) ([]arrow.Array, int64, error) {
 
 // Close frees the guest, the module and the engine.
 func (op *Operator) Close(context.Context) error {
-	var errs []error
-	if op.guest != nil {
-		errs = append(errs, op.guest.close())
-		op.guest = nil
-	}
+	errs := []error{op.drop()}
 	if op.mod != nil {
 		errs = append(errs, op.mod.Close())
 		op.mod = nil

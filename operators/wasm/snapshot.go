@@ -20,6 +20,10 @@ type stateHeader struct {
 	Watermark int64  `json:"watermark"`
 	Random    uint64 `json:"random"`
 	Size      int    `json:"size"` // of the guest's bytes; -1 for a guest without state
+
+	FailedBatches  int  `json:"failed_batches,omitempty"` // in a row
+	FailedAdvances int  `json:"failed_advances,omitempty"`
+	Quarantined    bool `json:"quarantined,omitempty"`
 }
 
 const maxStateHeader = 4096
@@ -36,6 +40,7 @@ func (op *Operator) Snapshot(w io.Writer) error {
 		}
 		h.Size = len(state)
 	}
+	h.FailedBatches, h.FailedAdvances, h.Quarantined = op.batches, op.advances, op.quarantined
 	h.Watermark, h.Random = op.host.watermark, op.host.random
 	text, err := json.Marshal(h)
 	if err != nil {
@@ -73,6 +78,12 @@ func (op *Operator) Restore(r io.Reader) error {
 		}
 	}
 	op.host.random = h.Random
+	op.batches, op.advances = h.FailedBatches, h.FailedAdvances
+	op.set(h.Quarantined)
+	if h.Quarantined {
+		op.host.log.Error("module still in quarantine: it is not called any more; mend or replace it, a change of its settings ends this", "digest", op.info.Digest)
+		return op.drop()
+	}
 	return nil
 }
 
