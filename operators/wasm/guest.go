@@ -78,6 +78,11 @@ func checkExports(o *binfmt.Outline, kind string) error {
 	if _, ok := o.Export("_initialize"); ok {
 		check("_initialize", binfmt.Signature{})
 	}
+	for _, name := range meter.Reserved {
+		if _, ok := o.Export(name); ok {
+			errs = append(errs, fmt.Errorf("the module exports %s, which is the host's to add: rename it", name))
+		}
+	}
 	if e, ok := o.Export("memory"); !ok || e.Kind != binfmt.KindMemory {
 		errs = append(errs, errors.New(`the module does not export its memory as "memory"`))
 	}
@@ -123,11 +128,10 @@ func newGuest(mod engine.Module, imports []engine.HostFunc, h *host, limit uint6
 }
 
 func (g *guest) start() error {
-	if g.refuel != nil { // what a module has as its start function ran already, or is this
-		if start := g.inst.Function(meter.StartFunction); start != nil {
-			if _, err := g.call("the start function", start); err != nil {
-				return err
-			}
+	// Metering makes this of a start function, which else has run already.
+	if start := g.inst.Function(meter.StartFunction); start != nil {
+		if _, err := g.call("start function", start); err != nil {
+			return err
 		}
 	}
 	g.host.inst = g.inst
@@ -144,7 +148,7 @@ func (g *guest) start() error {
 		return err
 	}
 	if v != abiVersion {
-		return fmt.Errorf("the module speaks ABI %d, this Penstock speaks %d", int32(v), abiVersion)
+		return &guestError{reason: reasonOutput, fatal: true, err: fmt.Errorf("the module speaks ABI %d, this Penstock speaks %d", int32(v), abiVersion)}
 	}
 	return nil
 }

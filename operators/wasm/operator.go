@@ -29,7 +29,7 @@ type Operator struct {
 	params []paramValue
 	host   *host
 	funcs  []engine.HostFunc
-	failed *prometheus.CounterVec
+	lost   *prometheus.CounterVec // rows
 	quarantine
 
 	eng   engine.Engine
@@ -81,9 +81,9 @@ func New(cfg Config, env pipeline.Env) (*Operator, error) {
 	if op.funcs, err = op.host.imports(o); err != nil {
 		return nil, fmt.Errorf("module %s: %w", cfg.Module, err)
 	}
-	op.failed = prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: "penstock", Name: "module_failed_rows_total",
+	op.lost = prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: "penstock", Name: "module_failed_rows_total",
 		Help: "Rows of batches on which a Wasm module failed, by reason."}, []string{"operator", "reason"})
-	if err := register(env.Meter, &op.failed); err != nil {
+	if err := register(env.Meter, &op.lost); err != nil {
 		return nil, err
 	}
 	if err := op.quarantine.register(env); err != nil {
@@ -206,9 +206,14 @@ func (op *Operator) Process(_ context.Context, in arrow.Record, out pipeline.Emi
 	}
 	made, n, err := op.run(need, rows)
 	if err != nil {
-		return op.failure(err, in, out)
+		if err := op.failed(err, callProcess, rows); err != nil {
+			return err
+		}
+		var ge *guestError
+		errors.As(err, &ge)
+		return op.pass(ge.reason, in, out)
 	}
-	op.batches = 0
+	op.failures[callProcess] = 0
 	return op.emit(in, made, n, out)
 }
 
@@ -266,16 +271,13 @@ func (op *Operator) emit(in arrow.Record, made []arrow.Array, rows int64, out pi
 	return err
 }
 
-// failure treats a failed batch as on_error says. in is nil for a failed
-// advance.
-func (op *Operator) failure(err error, in arrow.Record, out pipeline.Emitter) error {
+// failed takes a failed call: it logs and counts it and frees the guest when
+// it is in an unknown state, or in quarantine from now on. It returns an error,
+// which is permanent, when the pipeline is to stop.
+func (op *Operator) failed(err error, call, rows int) error {
 	var ge *guestError
 	if !errors.As(err, &ge) {
 		return pipeline.Permanent(err)
-	}
-	rows := 0
-	if in != nil {
-		rows = int(in.NumRows())
 	}
 	module, eng := op.Module()
 	op.host.failure(err, eng, rows, ge.fatal)
@@ -283,20 +285,18 @@ func (op *Operator) failure(err error, in arrow.Record, out pipeline.Emitter) er
 		err = errors.Join(err, op.drop())
 	}
 	if op.cfg.OnError == OnErrorStop {
-		op.failed.WithLabelValues(op.env.Name, ge.reason).Add(float64(rows))
+		op.lost.WithLabelValues(op.env.Name, ge.reason).Add(float64(rows))
 		return pipeline.Permanent(fmt.Errorf("module %s: %w", module, err))
 	}
-	if op.count(in != nil) {
-		op.host.log.Error("module in quarantine: it is not called any more, its batches go by on_error; mend or replace it, a change of its settings ends this",
-			"failures", op.after, "digest", op.info.Digest, "error", err)
-		if err := op.drop(); err != nil {
-			return pipeline.Permanent(err)
-		}
-	}
-	if in == nil {
+	if !op.count(call) {
 		return nil
 	}
-	return op.pass(ge.reason, in, out)
+	op.host.log.Error("module in quarantine: it is not called any more, its batches go by on_error; mend or replace it, a change of its settings ends this",
+		"failures", op.after, "digest", op.info.Digest, "error", err)
+	if err := op.drop(); err != nil {
+		return pipeline.Permanent(err)
+	}
+	return nil
 }
 
 // drop frees the guest, whose state is lost.
@@ -313,7 +313,7 @@ func (op *Operator) drop() error {
 // nothing with.
 func (op *Operator) pass(reason string, in arrow.Record, out pipeline.Emitter) error {
 	rows := int(in.NumRows())
-	op.failed.WithLabelValues(op.env.Name, reason).Add(float64(rows))
+	op.lost.WithLabelValues(op.env.Name, reason).Add(float64(rows))
 	if op.cfg.OnError != OnErrorPass || op.info.Manifest.Kind == KindEmit {
 		op.env.Meter.Dropped(op.env.Name, reason, rows)
 		return nil
@@ -333,9 +333,9 @@ func (op *Operator) Advance(_ context.Context, watermark arrow.Timestamp, out pi
 	}
 	made, n, err := op.advance(int64(watermark))
 	if err != nil {
-		return op.failure(err, nil, out)
+		return op.failed(err, callAdvance, 0)
 	}
-	op.advances = 0
+	op.failures[callAdvance] = 0
 	return op.emit(nil, made, n, out)
 }
 

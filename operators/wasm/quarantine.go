@@ -9,14 +9,21 @@ import (
 // reasonQuarantine is that of batches which a module in quarantine did not see.
 const reasonQuarantine = "module_quarantined"
 
-// quarantine counts the failures in a row, of batches and of advances, and
-// says when there are too many. It is part of a snapshot: a replay goes the
-// same way.
+// Calls whose failures are counted, each by itself.
+const (
+	callProcess = iota
+	callAdvance
+	callSnapshot
+	numCalls
+)
+
+// quarantine counts the failures in a row and says when there are too many.
+// It is part of a snapshot: a replay goes the same way.
 type quarantine struct {
-	after             int // 0 is never
-	batches, advances int
-	quarantined       bool
-	gauge             prometheus.Gauge
+	after       int // 0 is never
+	failures    [numCalls]int
+	quarantined bool
+	gauge       prometheus.Gauge
 }
 
 func (q *quarantine) register(env pipeline.Env) error {
@@ -30,15 +37,10 @@ func (q *quarantine) register(env pipeline.Env) error {
 	return nil
 }
 
-// count takes a failure, of a batch or an advance, and says whether it is the
-// one too many.
-func (q *quarantine) count(batch bool) bool {
-	n := &q.advances
-	if batch {
-		n = &q.batches
-	}
-	*n++
-	if q.after == 0 || *n < q.after {
+// count takes a failure and says whether it is the one too many.
+func (q *quarantine) count(call int) bool {
+	q.failures[call]++
+	if q.after == 0 || q.failures[call] < q.after {
 		return false
 	}
 	q.set(true)

@@ -21,26 +21,26 @@ type stateHeader struct {
 	Random    uint64 `json:"random"`
 	Size      int    `json:"size"` // of the guest's bytes; -1 for a guest without state
 
-	FailedBatches  int  `json:"failed_batches,omitempty"` // in a row
-	FailedAdvances int  `json:"failed_advances,omitempty"`
-	Quarantined    bool `json:"quarantined,omitempty"`
+	Failures    [numCalls]int `json:"failures"` // in a row
+	Quarantined bool          `json:"quarantined,omitempty"`
 }
 
 const maxStateHeader = 4096
 
 // Snapshot writes, behind a header that names the module, what the guest says
-// is its state. A guest that was lost to a trap has none.
+// is its state. A guest that was lost to a trap has none; nor does one that
+// fails to say it, which is a failure as one on a batch is, and goes on afresh:
+// what follows is then the same as after a restart.
 func (op *Operator) Snapshot(w io.Writer) error {
 	h := stateHeader{Name: op.info.Manifest.Name, Version: op.info.Manifest.Version, Digest: op.info.Digest, Size: -1}
-	var state []byte
+	state, err := op.state()
+	if err != nil {
+		return err
+	}
 	if op.guest != nil {
-		var err error
-		if state, err = op.guest.state(); err != nil {
-			return fmt.Errorf("module %s: %w", op.info.Manifest.Name, err)
-		}
 		h.Size = len(state)
 	}
-	h.FailedBatches, h.FailedAdvances, h.Quarantined = op.batches, op.advances, op.quarantined
+	h.Failures, h.Quarantined = op.failures, op.quarantined
 	h.Watermark, h.Random = op.host.watermark, op.host.random
 	text, err := json.Marshal(h)
 	if err != nil {
@@ -52,6 +52,22 @@ func (op *Operator) Snapshot(w io.Writer) error {
 	}
 	_, err = w.Write(state)
 	return err
+}
+
+func (op *Operator) state() ([]byte, error) {
+	if op.guest == nil {
+		return nil, nil
+	}
+	state, err := op.guest.state()
+	if err == nil {
+		op.failures[callSnapshot] = 0
+		return state, nil
+	}
+	var ge *guestError
+	if errors.As(err, &ge) {
+		ge.fatal = true
+	}
+	return nil, op.failed(err, callSnapshot, 0)
 }
 
 // Restore brings back what Snapshot wrote. State of another module, or of
@@ -78,7 +94,7 @@ func (op *Operator) Restore(r io.Reader) error {
 		}
 	}
 	op.host.random = h.Random
-	op.batches, op.advances = h.FailedBatches, h.FailedAdvances
+	op.failures = h.Failures
 	op.set(h.Quarantined)
 	if h.Quarantined {
 		op.host.log.Error("module still in quarantine: it is not called any more; mend or replace it, a change of its settings ends this", "digest", op.info.Digest)

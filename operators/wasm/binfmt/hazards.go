@@ -213,8 +213,34 @@ func (r *reader) leb() {
 	r.fail("a number is too long")
 }
 
-// constExpr skips the initial value of a global.
-func (r *reader) constExpr() {
+// valueType reads one of the types that have a single byte. A longer one, of a
+// newer WebAssembly, must not pass: what follows would be read as something else.
+func (r *reader) valueType() byte {
+	t := r.byte()
+	if (t < V128 || t > I32) && t != funcRef && t != externRef {
+		r.fail(fmt.Sprintf("it has the unknown type %#x", t))
+	}
+	return t
+}
+
+func (r *reader) refType() {
+	if t := r.valueType(); t != funcRef && t != externRef && r.err == nil {
+		r.fail(fmt.Sprintf("the type %#x is no reference", t))
+	}
+}
+
+// below reads an index, which must be below n.
+func (r *reader) below(n int, what string) uint32 {
+	i := r.u32()
+	if uint64(i) >= uint64(n) && r.err == nil {
+		r.fail("it uses a " + what + " that does not exist")
+		return 0
+	}
+	return i
+}
+
+// constExpr skips the initial value of a global or table entry, or an offset.
+func (r *reader) constExpr(o *Outline) {
 	for r.err == nil {
 		switch r.byte() {
 		case 0x0b:
@@ -225,10 +251,12 @@ func (r *reader) constExpr() {
 			r.take(4)
 		case 0x44:
 			r.take(8)
-		case 0x23, 0xd2:
-			r.u32()
+		case 0x23:
+			r.below(len(o.Globals), "global")
+		case 0xd2:
+			r.below(len(o.Funcs), "function")
 		case 0xd0:
-			r.byte()
+			r.refType()
 		case 0xfd:
 			if r.u32() != 12 {
 				r.fail("a global's value is no constant")
@@ -242,7 +270,10 @@ func (r *reader) constExpr() {
 
 func (s *scan) blockType() Signature {
 	if len(s.b) > 0 && s.b[0]&0xc0 == 0x40 { // a negative number: none or one result
-		if c := s.byte(); c != 0x40 {
+		if s.b[0] == 0x40 {
+			s.byte()
+		} else {
+			c := s.valueType()
 			return Signature{Results: string([]byte{c})}
 		}
 		return Signature{}
@@ -256,16 +287,26 @@ func (s *scan) blockType() Signature {
 }
 
 func (s *scan) memarg() {
-	s.u32()
+	if s.u32() > 4 { // flags of a newer WebAssembly, or an alignment above 16
+		s.fail("an alignment is too large")
+	}
 	s.u32()
 }
+
+func (s *scan) memoryIndex() {
+	if s.byte() != 0 {
+		s.fail("it uses a second memory")
+	}
+}
+
+func (s *scan) label() { s.below(len(s.frames), "block") }
 
 func (s *scan) body() {
 	f := s.f
 	s.locals = append(s.locals, f.Type.Params...)
 	f.Groups = s.count()
 	for range f.Groups {
-		n, t := s.u32(), s.byte()
+		n, t := s.u32(), s.valueType()
 		if uint64(len(s.locals))+uint64(n) > maxLocals {
 			s.err = tooMany("locals", uint64(len(s.locals))+uint64(n), maxLocals)
 			return
@@ -386,25 +427,22 @@ func (s *scan) control(c byte) {
 	case 0x0b:
 		s.leave(false)
 	case 0x0c:
-		s.u32()
+		s.label()
 		s.unreachable()
 	case 0x0d: // br_if leaves its operands: their types are the label's, but for float lanes
-		s.u32()
+		s.label()
 		s.pop()
 	case 0x0e:
 		for range s.count() + 1 {
-			s.u32()
+			s.label()
 		}
 		s.unreachable()
 	case 0x0f:
 		s.unreachable()
 	case 0x10:
-		i := s.u32()
-		if uint64(i) >= uint64(len(s.o.Funcs)) {
-			s.fail("it calls a function that does not exist")
-			return
+		if i := s.below(len(s.o.Funcs), "function"); s.err == nil {
+			s.call(s.o.Funcs[i])
 		}
-		s.call(s.o.Funcs[i])
 	case 0x11:
 		t := s.u32()
 		s.u32()
@@ -414,7 +452,9 @@ func (s *scan) control(c byte) {
 		s.pop()
 	case 0x1b, 0x1c:
 		if c == 0x1c {
-			s.take(uint32(s.count()))
+			for range s.count() {
+				s.valueType()
+			}
 		}
 		s.pop()
 		a, b := s.pop(), s.pop()
@@ -436,14 +476,11 @@ func (s *scan) control(c byte) {
 		s.local()
 		s.push(s.pop())
 	case 0x23:
-		i := s.u32()
-		if uint64(i) >= uint64(len(s.o.Globals)) {
-			s.fail("it uses a global that does not exist")
-			return
+		if i := s.below(len(s.o.Globals), "global"); s.err == nil {
+			s.push(s.o.Globals[i])
 		}
-		s.push(s.o.Globals[i])
 	case 0x24:
-		s.u32()
+		s.below(len(s.o.Globals), "global")
 		s.pop()
 	case 0x25:
 		s.u32()
@@ -452,10 +489,10 @@ func (s *scan) control(c byte) {
 		s.u32()
 		s.popN(2)
 	case 0x3f:
-		s.byte()
+		s.memoryIndex()
 		s.push(I32)
 	case 0x40:
-		s.byte()
+		s.memoryIndex()
 		s.op(1, rI32)
 	case 0x41:
 		s.leb()
@@ -470,12 +507,13 @@ func (s *scan) control(c byte) {
 		s.take(8)
 		s.push(F64)
 	case 0xd0:
-		s.push(s.byte())
+		s.refType()
+		s.push(funcRef)
 	case 0xd1:
 		s.op(1, rI32)
 	case 0xd2:
-		s.u32()
-		s.push('\x70')
+		s.below(len(s.o.Funcs), "function")
+		s.push(funcRef)
 	default:
 		s.fail(fmt.Sprintf("it has the unknown instruction %#x", c))
 	}

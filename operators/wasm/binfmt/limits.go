@@ -60,7 +60,7 @@ func (r *reader) tables(o *Outline) {
 	entries := uint64(0)
 	o.tablesBounded = true
 	for range r.limited("tables", r.count(), maxTables) {
-		r.byte()
+		r.refType()
 		lo, hi, hasMax := r.limits()
 		entries += lo
 		o.tablesBounded = o.tablesBounded && hasMax && hi <= maxEntries
@@ -74,5 +74,46 @@ func (r *reader) tables(o *Outline) {
 func (s *scan) growsTable() {
 	if !s.o.tablesBounded && s.err == nil {
 		s.err = limitError{fmt.Sprintf("it grows a table that declares no maximum, or one above %d entries: link it with a maximum", maxEntries)}
+	}
+}
+
+func (r *reader) valueTypes(what string) string {
+	n := r.limited(what, r.count(), maxParams)
+	ts := make([]byte, 0, n)
+	for range n {
+		ts = append(ts, r.valueType())
+	}
+	return string(ts)
+}
+
+// element skips an element segment, all of whose functions must exist.
+func (r *reader) element(o *Outline) {
+	flags := r.u32()
+	if flags > 7 {
+		r.fail("it has an element segment of an unknown kind")
+	}
+	passive, explicit, exprs := flags&1 != 0, flags&2 != 0, flags&4 != 0
+	if !passive {
+		if explicit {
+			r.u32()
+		}
+		r.constExpr(o)
+	}
+	switch {
+	case !passive && !explicit:
+	case exprs:
+		r.refType()
+	case r.byte() != 0:
+		r.fail("it has an element segment of an unknown kind")
+	}
+	for range r.count() {
+		if r.err != nil {
+			return
+		}
+		if exprs {
+			r.constExpr(o)
+		} else {
+			r.below(len(o.Funcs), "function")
+		}
 	}
 }

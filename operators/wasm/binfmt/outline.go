@@ -170,6 +170,9 @@ const (
 	F32  = '\x7d'
 	F64  = '\x7c'
 	V128 = '\x7b'
+
+	funcRef   = '\x70'
+	externRef = '\x6f'
 )
 
 func (s Signature) String() string {
@@ -291,8 +294,8 @@ func Parse(wasm []byte) (*Outline, error) {
 				if r.byte() != 0x60 {
 					r.fail("it has a type that is no function type")
 				}
-				p := string(r.take(uint32(r.limited("parameters of one function", r.count(), maxParams))))
-				out.Types = append(out.Types, Signature{p, string(r.take(uint32(r.limited("results of one function", r.count(), maxParams))))})
+				p := r.valueTypes("parameters of one function")
+				out.Types = append(out.Types, Signature{p, r.valueTypes("results of one function")})
 			}
 		case SecImport:
 			for range r.limited("imports", r.count(), maxImports) {
@@ -303,12 +306,12 @@ func Parse(wasm []byte) (*Outline, error) {
 					e.Sig = sigOf(r, t)
 					out.Funcs = append(out.Funcs, t)
 				case KindTable:
-					r.byte()
+					r.refType()
 					r.limits()
 				case KindMemory:
 					r.limits()
 				case KindGlobal:
-					out.Globals = append(out.Globals, r.byte())
+					out.Globals = append(out.Globals, r.valueType())
 					r.byte()
 				default:
 					r.fail("it has an import of unknown kind")
@@ -329,17 +332,21 @@ func Parse(wasm []byte) (*Outline, error) {
 			out.MinPages, out.MaxPages, _ = r.limits()
 		case SecGlobal:
 			for range r.limited("globals", r.count(), maxGlobals) {
-				out.Globals = append(out.Globals, r.byte())
+				out.Globals = append(out.Globals, r.valueType())
 				r.byte()
-				r.constExpr()
+				r.constExpr(&out)
 			}
 		case SecCode:
 			out.Code, r.b = r.b, nil
 		case SecStart:
-			out.Start, out.HasStart = r.u32(), true
+			out.Start, out.HasStart = r.below(len(out.Funcs), "function"), true
+			if r.err == nil && sigOf(r, out.Funcs[out.Start]) != (Signature{}) {
+				r.fail("its start function takes or gives something")
+			}
 		case SecElem:
-			r.limited("element segments", r.count(), maxElements)
-			r.b = nil
+			for range r.limited("element segments", r.count(), maxElements) {
+				r.element(&out)
+			}
 		case SecData:
 			r.limited("data segments", r.count(), maxData)
 			r.b = nil

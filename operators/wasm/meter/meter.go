@@ -45,6 +45,9 @@ const (
 	StartFunction = "penstock_start"
 )
 
+// Reserved are the names that a module must not export itself.
+var Reserved = []string{FuelGlobal, StackGlobal, RefuelFunction, StartFunction}
+
 const (
 	// StartFuel is what the fuel global holds in a new instance.
 	StartFuel = 500_000_000
@@ -61,8 +64,9 @@ const (
 )
 
 // Instrument returns module with counters, or why that cannot be. The module
-// must have passed nothing before, and what comes out still has to be validated
-// by the engine that compiles it.
+// may be anything. What comes out still has to be validated by the engine that
+// compiles it; that the module's own code reaches neither the counters nor a way
+// around them (an index or a branch that is one too far would) is checked here.
 func Instrument(module []byte) ([]byte, error) {
 	o, err := binfmt.Parse(module)
 	if err != nil {
@@ -72,9 +76,9 @@ func Instrument(module []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, name := range []string{FuelGlobal, StackGlobal, RefuelFunction, StartFunction} {
+	for _, name := range Reserved {
 		if _, ok := o.Export(name); ok {
-			return nil, fmt.Errorf("the module exports %s, which Penstock adds itself: rename it", name)
+			return nil, fmt.Errorf("the module exports %s, which is the host's to add: rename it", name)
 		}
 	}
 	w := writer{o: o, types: o.Types, imported: uint32(o.ImportedFunctions()), fuel: uint32(len(o.Globals))}
