@@ -18,7 +18,7 @@ type guest struct {
 	inst              engine.Instance
 	process           engine.Function
 	refuel            engine.Function // nil when it is not metered
-	times, values     uint32 // columns
+	times, values     uint32          // columns
 	calls             int
 	in, out, describe uint32 // ArrowArray, ArrowArray, ArrowSchema of out
 	err               error  // the first of alloc's and data's
