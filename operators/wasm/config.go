@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/penstock/penstock/operators/modules"
+	"github.com/penstock/penstock/operators/wasm/binfmt"
 	"github.com/penstock/penstock/pipeline"
 )
 
@@ -46,6 +47,22 @@ type Config struct {
 	Engine string `yaml:"engine"`
 	// Memory is the most that the module may have, 64KiB to 4GiB.
 	Memory pipeline.ByteSize `yaml:"memory"`
+	// Metered says whether the module counts its work and is stopped beyond
+	// fuel: always, never, or auto, which is never for modules that ship with
+	// Penstock and always for all others. A module that is not metered can run
+	// forever; one that is runs slower by 5 to 15 %.
+	Metered string `yaml:"metered"`
+	// Fuel bounds what one call may do, in instructions of the module. A call
+	// beyond it is stopped at the same instruction each time, on every engine.
+	Fuel Fuel `yaml:"fuel"`
+	// MaxOutputRows bounds what a module that makes rows of its own may make
+	// in one call, 1 to 16777216.
+	MaxOutputRows int `yaml:"max_output_rows"`
+	// MaxOutputBytes bounds what a module may hand out in one call.
+	MaxOutputBytes pipeline.ByteSize `yaml:"max_output_bytes"`
+	// QuarantineAfter is after how many failed batches in a row the module is
+	// not called any more: its batches then go by on_error. 0 is never.
+	QuarantineAfter int `yaml:"quarantine_after"`
 	// OnError says what happens to a batch on which the module fails: pass
 	// lets the input rows go on with nulls in the added columns (a module
 	// that makes rows of its own has nothing to add to: its rows are dropped),
@@ -66,17 +83,57 @@ func (c *Config) SetSource(source func(ref string) ([]byte, error)) { c.source =
 // UseModules says which keys are trusted and what becomes of other modules.
 func (c *Config) UseModules(m pipeline.Modules) { c.modules = m }
 
+// Fuel is what a call may use: per_call, and for process per_row with each row
+// of the batch besides. A loop in a batch of 8192 rows is stopped after 1 to 3
+// seconds with the defaults; the shipped kernels use 30 to 1000 per row.
+type Fuel struct {
+	// PerCall is for each call into the module, whatever it does: 10000 to 1e15.
+	PerCall int64 `yaml:"per_call"`
+	// PerRow is for each row of a batch besides: up to 1e9.
+	PerRow int64 `yaml:"per_row"`
+}
+
+// Values of Config.Metered.
+const (
+	MeteredAuto   = "auto"
+	MeteredAlways = "always"
+	MeteredNever  = "never"
+)
+
+const (
+	minFuelCall = 10_000
+	maxFuelCall = 1_000_000_000_000_000
+	maxFuelRow  = 1_000_000_000
+)
+
 // DefaultConfig is a Config where the YAML is silent.
 func DefaultConfig() Config {
-	return Config{Engine: EngineAuto, Memory: 64 << 20, OnError: OnErrorPass}
+	return Config{Engine: EngineAuto, Memory: 64 << 20, OnError: OnErrorPass, Metered: MeteredAuto, Fuel: Fuel{PerCall: 500_000_000, PerRow: 100_000},
+		MaxOutputRows: 1 << 20, MaxOutputBytes: 64 << 20, QuarantineAfter: 10}
 }
 
 // Validate checks the settings, reads the module, and checks the parameters
 // against its manifest.
 func (c *Config) Validate(p *pipeline.Problems) {
 	oneOf(p, "engine", c.Engine, EngineAuto, EngineWasmer, EngineWazero, EngineWasmerUntrusted)
+	oneOf(p, "metered", c.Metered, MeteredAuto, MeteredAlways, MeteredNever)
+	if c.Fuel.PerCall < minFuelCall || c.Fuel.PerCall > maxFuelCall {
+		p.Add("fuel.per_call", fmt.Sprintf("%d is out of range", c.Fuel.PerCall), "write 10000 to 1000000000000000; 500000000 suits most modules")
+	}
+	if c.Fuel.PerRow < 0 || c.Fuel.PerRow > maxFuelRow {
+		p.Add("fuel.per_row", fmt.Sprintf("%d is out of range", c.Fuel.PerRow), "write 0 to 1000000000; 100000 suits most modules")
+	}
+	if c.MaxOutputRows < 1 || c.MaxOutputRows > maxRows {
+		p.Add("max_output_rows", fmt.Sprintf("%d is out of range", c.MaxOutputRows), fmt.Sprintf("write 1 to %d", maxRows))
+	}
+	if c.MaxOutputBytes < 1 {
+		p.Add("max_output_bytes", fmt.Sprintf("%v is out of range", c.MaxOutputBytes), "write 1B or more; 64MiB suits most modules")
+	}
+	if c.QuarantineAfter < 0 {
+		p.Add("quarantine_after", fmt.Sprintf("%d is negative", c.QuarantineAfter), "write a number of batches, or 0 for never")
+	}
 	oneOf(p, "on_error", c.OnError, OnErrorPass, OnErrorDrop, OnErrorStop)
-	if c.Memory < PageSize || c.Memory > maxPages*PageSize {
+	if c.Memory < PageSize || c.Memory > binfmt.MaxPages*PageSize {
 		p.Add("memory", fmt.Sprintf("%v is out of range", c.Memory), "write 64KiB to 4GiB; 64MiB suits most modules")
 	}
 	if c.Prefix != "" && !columnRE.MatchString(c.Prefix) {

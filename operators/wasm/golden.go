@@ -166,6 +166,7 @@ func (op *Operator) checkVector(g *Golden, p *Probe) error {
 type verdictKey struct {
 	digest, engine string
 	memory         pipeline.ByteSize
+	metered        bool
 }
 
 type verdict struct {
@@ -183,7 +184,7 @@ func (op *Operator) checkGolden() error {
 	if len(op.info.Manifest.Golden) == 0 {
 		return nil
 	}
-	key := verdictKey{digest: op.info.Digest, engine: op.eng.Name(), memory: op.cfg.Memory}
+	key := verdictKey{digest: op.info.Digest, engine: op.eng.Name(), memory: op.cfg.Memory, metered: metered(&op.cfg, op.choice.Trust.Trusted())}
 	v, _ := verdicts.LoadOrStore(key, &verdict{})
 	out := v.(*verdict)
 	out.once.Do(func() {

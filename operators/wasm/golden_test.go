@@ -18,6 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/penstock/penstock/operators/modules"
+	"github.com/penstock/penstock/operators/wasm/binfmt"
 	"github.com/penstock/penstock/pipeline"
 )
 
@@ -70,7 +71,7 @@ func TestGoldenRunsOnce(t *testing.T) {
 	require.NoError(t, err)
 	ran := 0
 	out := &verdict{}
-	key := verdictKey{digest: info.Digest, engine: EngineWazero, memory: DefaultConfig().Memory}
+	key := verdictKey{digest: info.Digest, engine: EngineWazero, memory: DefaultConfig().Memory, metered: true}
 	verdicts.Store(key, out)
 	out.once.Do(func() { ran++; out.err = errors.New("planted") })
 	var wg sync.WaitGroup
@@ -251,6 +252,6 @@ func TestGoldenManifestProblems(t *testing.T) {
 	require.ErrorContains(t, err, `the name "a" comes twice`)
 	m, err := ParseManifest([]byte(strings.Replace(good, "%", one, 1)))
 	require.NoError(t, err)
-	_, err = Pack(slices.Clone(magic), m)
+	_, err = Pack(slices.Clone(binfmt.Magic), m)
 	require.ErrorContains(t, err, "`penstock operator pack --golden` computes it")
 }

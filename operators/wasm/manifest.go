@@ -14,6 +14,7 @@ import (
 
 	"github.com/apache/arrow/go/v17/arrow"
 
+	"github.com/penstock/penstock/operators/wasm/binfmt"
 	"github.com/penstock/penstock/operators/wasm/trust"
 	"github.com/penstock/penstock/pipeline"
 )
@@ -84,17 +85,17 @@ type Limits struct {
 
 // ReadManifest returns the manifest that travels in wasm, validated.
 func ReadManifest(wasm []byte) (Manifest, error) {
-	secs, err := sections(wasm)
+	secs, err := binfmt.Sections(wasm)
 	if err != nil {
 		return Manifest{}, err
 	}
 	var found []byte
 	for _, s := range secs {
-		if s.id == secCustom && s.name == manifestSection {
+		if s.ID == binfmt.SecCustom && s.Name == manifestSection {
 			if found != nil {
 				return Manifest{}, fmt.Errorf("the module has two %q sections", manifestSection)
 			}
-			found = s.body
+			found = s.Body
 		}
 	}
 	if found == nil {
@@ -134,7 +135,7 @@ func Pack(wasm []byte, m Manifest) ([]byte, error) {
 	if err := errors.Join(m.Validate(), m.complete()); err != nil {
 		return nil, err
 	}
-	secs, err := sections(wasm)
+	secs, err := binfmt.Sections(wasm)
 	if err != nil {
 		return nil, err
 	}
@@ -145,17 +146,17 @@ func Pack(wasm []byte, m Manifest) ([]byte, error) {
 	if len(text) > maxManifest {
 		return nil, fmt.Errorf("the manifest has %d bytes, the limit is %d", len(text), maxManifest)
 	}
-	out := slices.Clone(magic)
+	out := slices.Clone(binfmt.Magic)
 	for _, s := range secs {
-		if s.id != secCustom || s.name != manifestSection && s.name != trust.Section {
-			out = append(out, wasm[s.start:s.end]...)
+		if s.ID != binfmt.SecCustom || s.Name != manifestSection && s.Name != trust.Section {
+			out = append(out, wasm[s.Start:s.End]...)
 		}
 	}
-	body := appendU32(nil, uint32(len(manifestSection)))
+	body := binfmt.AppendU32(nil, uint32(len(manifestSection)))
 	body = append(body, manifestSection...)
 	body = append(body, text...)
-	out = append(out, secCustom)
-	out = appendU32(out, uint32(len(body)))
+	out = append(out, binfmt.SecCustom)
+	out = binfmt.AppendU32(out, uint32(len(body)))
 	return append(out, body...), nil
 }
 
@@ -187,8 +188,8 @@ func (m *Manifest) Validate() error {
 	if len(m.Params) > maxParams {
 		bad("%d params, the limit is %d", len(m.Params), maxParams)
 	}
-	if n := m.Limits.MemoryPages; n > maxPages {
-		bad("limits.memory_pages %d: 32-bit memory has at most %d", n, maxPages)
+	if n := m.Limits.MemoryPages; n > binfmt.MaxPages {
+		bad("limits.memory_pages %d: 32-bit memory has at most %d", n, binfmt.MaxPages)
 	}
 	seen := map[string]bool{}
 	for i := range m.Params {

@@ -9,6 +9,7 @@ import (
 	"github.com/apache/arrow/go/v17/arrow"
 	"github.com/apache/arrow/go/v17/arrow/array"
 
+	"github.com/penstock/penstock/operators/wasm/binfmt"
 	"github.com/penstock/penstock/pipeline"
 )
 
@@ -74,10 +75,10 @@ func (p *Probe) Another(params map[string]any) (*Probe, error) {
 // operator but the code.
 func (op *Operator) probe(params []paramValue, seed uint64) (*Probe, error) {
 	env := quiet("probe")
-	c := &Operator{cfg: op.cfg, env: env, info: op.info, code: op.code, params: params, eng: op.eng, mod: op.mod}
+	c := &Operator{cfg: op.cfg, env: env, info: op.info, choice: op.choice, code: op.code, params: params, eng: op.eng, mod: op.mod}
 	c.cfg.Prefix, c.cfg.OnError, c.cfg.Seed = probePrefix, OnErrorStop, seed
 	module, _ := op.Module()
-	o, err := parse(op.code)
+	o, err := binfmt.Parse(op.code)
 	if err != nil {
 		return nil, err
 	}
@@ -85,6 +86,9 @@ func (op *Operator) probe(params []paramValue, seed uint64) (*Probe, error) {
 		return nil, err
 	}
 	if c.funcs, err = c.host.imports(o); err != nil {
+		return nil, err
+	}
+	if err := c.register(); err != nil {
 		return nil, err
 	}
 	if err := c.bindSchemas(op.info.Manifest.InputSchema()); err != nil {

@@ -21,22 +21,27 @@ type stateHeader struct {
 	Watermark int64  `json:"watermark"`
 	Random    uint64 `json:"random"`
 	Size      int    `json:"size"` // of the guest's bytes; -1 for a guest without state
+
+	Failures    [numCalls]int `json:"failures"` // in a row
+	Quarantined bool          `json:"quarantined,omitempty"`
 }
 
 const maxStateHeader = 4096
 
 // Snapshot writes, behind a header that names the module, what the guest says
-// is its state. A guest that was lost to a trap has none.
+// is its state. A guest that was lost to a trap has none; nor does one that
+// fails to say it, which is a failure as one on a batch is, and goes on afresh:
+// what follows is then the same as after a restart.
 func (op *Operator) Snapshot(w io.Writer) error {
 	h := stateHeader{Name: op.info.Manifest.Name, Version: op.info.Manifest.Version, Digest: op.info.Digest, State: op.info.Manifest.State, Size: -1}
-	var state []byte
+	state, err := op.state()
+	if err != nil {
+		return err
+	}
 	if op.guest != nil {
-		var err error
-		if state, err = op.guest.state(); err != nil {
-			return fmt.Errorf("module %s: %w", op.info.Manifest.Name, err)
-		}
 		h.Size = len(state)
 	}
+	h.Failures, h.Quarantined = op.failures, op.quarantined
 	h.Watermark, h.Random = op.host.watermark, op.host.random
 	text, err := json.Marshal(h)
 	if err != nil {
@@ -48,6 +53,22 @@ func (op *Operator) Snapshot(w io.Writer) error {
 	}
 	_, err = w.Write(state)
 	return err
+}
+
+func (op *Operator) state() ([]byte, error) {
+	if op.guest == nil {
+		return nil, nil
+	}
+	state, err := op.guest.state()
+	if err == nil {
+		op.failures[callSnapshot] = 0
+		return state, nil
+	}
+	var ge *guestError
+	if errors.As(err, &ge) {
+		ge.fatal = true
+	}
+	return nil, op.failed(err, callSnapshot, 0)
 }
 
 // Restore brings back what Snapshot wrote. State of another module is refused,
@@ -69,6 +90,15 @@ func (op *Operator) Restore(r io.Reader) error {
 		}
 	}
 	op.host.random = h.Random
+	if h.Digest != op.info.Digest {
+		return nil // what the other module has failed at is not held against this one
+	}
+	op.failures = h.Failures
+	op.set(h.Quarantined)
+	if h.Quarantined {
+		op.host.log.Error("module still in quarantine: it is not called any more; mend or replace it, a change of its settings ends this", "digest", op.info.Digest)
+		return op.drop()
+	}
 	return nil
 }
 

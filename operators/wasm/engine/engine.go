@@ -44,6 +44,9 @@ type Module interface {
 type Instance interface {
 	// Function returns the exported function, or nil when there is none.
 	Function(name string) Function
+	// Global returns the exported global, an i32 or i64, or nil when there is
+	// none.
+	Global(name string) Global
 	// Memory is the guest's memory: valid until the next call into the
 	// instance, which may grow it, and never after Close.
 	Memory() []byte
@@ -54,4 +57,10 @@ type Instance interface {
 // the instance is then in an unknown state and should be closed.
 type Function interface {
 	Call(args ...uint64) (uint64, error)
+}
+
+// Global is an integer variable of the guest; an i32 is sign-extended. It may
+// be read after a trap too.
+type Global interface {
+	Get() int64
 }

@@ -192,3 +192,29 @@ func (f *function) Call(args ...uint64) (uint64, error) {
 	}
 	return 0, nil
 }
+
+func (i *instance) Global(name string) engine.Global {
+	g, err := i.instance.Exports.GetGlobal(name)
+	if err != nil || g == nil {
+		return nil
+	}
+	if kind := g.Type().ValueType().Kind(); kind != wasmer.I32 && kind != wasmer.I64 {
+		return nil
+	}
+	return &global{instance: i, g: g}
+}
+
+// global has no way to be set: wasmer-go leaks a type each time.
+type global struct {
+	instance *instance
+	g        *wasmer.Global
+}
+
+func (g *global) Get() int64 {
+	v, _ := g.g.Get()
+	runtime.KeepAlive(g)
+	if v, ok := v.(int32); ok {
+		return int64(v)
+	}
+	return v.(int64)
+}

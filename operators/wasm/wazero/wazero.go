@@ -134,3 +134,20 @@ func (f *function) Call(args ...uint64) (uint64, error) {
 	}
 	return clean(f.stack[0], f.result), nil
 }
+
+func (i *instance) Global(name string) engine.Global {
+	g := i.mod.ExportedGlobal(name)
+	if g == nil || g.Type() != api.ValueTypeI64 && g.Type() != api.ValueTypeI32 {
+		return nil
+	}
+	return global{g}
+}
+
+type global struct{ g api.Global }
+
+func (g global) Get() int64 {
+	if g.g.Type() == api.ValueTypeI32 {
+		return int64(int32(g.g.Get()))
+	}
+	return int64(g.g.Get())
+}
