@@ -48,7 +48,7 @@ func operatorCommand() *cobra.Command {
 				return e.Encode(info)
 			},
 		},
-		packCommand(),
+		packCommand(), operatorNewCommand(), operatorBuildCommand(),
 	)
 	return c
 }
