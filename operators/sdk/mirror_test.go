@@ -16,7 +16,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/penstock/penstock/operators/sdk"
-	"github.com/penstock/penstock/operators/wasm"
 	"github.com/penstock/penstock/pipeline"
 )
 
@@ -152,7 +151,7 @@ func TestMistakes(t *testing.T) {
 			for mode, says := range map[string]string{
 				"input": "input column", "output": "output column", "row": "row", "fail": "no, not today",
 			} {
-				o := open(t, everything, module, wasm.EngineWazero, map[string]any{"mode": mode})
+				o := open(t, everything, module, engines[0], map[string]any{"mode": mode})
 				rec := everyType(o.alloc, 1, 10)
 				err := o.Process(context.Background(), rec, o)
 				rec.Release()
@@ -183,7 +182,7 @@ func TestManifestAndSourceDisagree(t *testing.T) {
 				in := arrow.NewSchema(append(everything.Fields(), arrow.Field{Name: "received", Type: pipeline.TimeType}), nil)
 				module := filepath.Join(t.TempDir(), "example.wasm")
 				repack(t, filepath.Join(dir, "example.wasm"), module, []byte(text))
-				_, err := tryOpen(t, in, module, wasm.EngineWazero, nil)
+				_, err := tryOpen(t, in, module, engines[0], nil)
 				require.ErrorContains(t, err, c.says)
 			}
 		})
@@ -195,13 +194,13 @@ func TestDamagedSnapshot(t *testing.T) {
 	for _, lang := range sdk.Languages {
 		t.Run(lang, func(t *testing.T) {
 			module := example(t, lang)
-			o := open(t, pipeline.Readings, module, wasm.EngineWazero, nil)
+			o := open(t, pipeline.Readings, module, engines[0], nil)
 			o.play(t, stream(3, 2)[1:])
 			var b bytes.Buffer
 			require.NoError(t, o.Snapshot(&b))
 			state := b.Bytes()
 			guest := guestState(t, state)
-			fresh := open(t, pipeline.Readings, module, wasm.EngineWazero, nil)
+			fresh := open(t, pipeline.Readings, module, engines[0], nil)
 			refused := func(guest []byte, says string) {
 				require.ErrorContains(t, fresh.Restore(bytes.NewReader(resized(t, state, guest))), says)
 			}
@@ -227,7 +226,7 @@ func TestDamagedSnapshot(t *testing.T) {
 			} {
 				refused(c.guest, c.says)
 				refused(guest, "has tags already")
-				fresh = open(t, pipeline.Readings, module, wasm.EngineWazero, nil)
+				fresh = open(t, pipeline.Readings, module, engines[0], nil)
 			}
 		})
 	}
@@ -242,7 +241,7 @@ func TestMemoryStays(t *testing.T) {
 			if lang == "go" {
 				limit = 32 << 20
 			}
-			o, err := tryOpen(t, everything, mirror(t, lang), wasm.EngineWazero, nil, limit)
+			o, err := tryOpen(t, everything, mirror(t, lang), engines[0], nil, limit)
 			require.NoError(t, err)
 			rec := everyType(o.alloc, 1, 10_000)
 			defer rec.Release()

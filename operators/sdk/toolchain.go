@@ -100,7 +100,8 @@ func buildRust(ctx context.Context, b *builder) error {
 	}
 	b.tools = rustc
 	s := b.run(cargo, "build", "--quiet", "--release", "--offline", "--target", rustTarget, "--target-dir", "target")
-	s.env = []string{"RUSTC=" + rustc}
+	// The folder's path is kept out of the module, so that it is the same wherever it is built.
+	s.env = []string{"RUSTC=" + rustc, "CARGO_ENCODED_RUSTFLAGS=--remap-path-prefix=" + b.dir + "=."}
 	if !hasFile(sysroot, "rust-lld") {
 		ld := find(linkers...)
 		if ld == "" {
@@ -160,7 +161,7 @@ func buildGo(_ context.Context, b *builder) error {
 		return &MissingToolchain{"Go", installGo}
 	}
 	b.tools = "go"
-	s := b.run(tool, "build", "-buildmode=c-shared", "-trimpath", "-ldflags=-s -w", "-o", b.out, ".")
+	s := b.run(tool, "build", "-buildmode=c-shared", "-buildvcs=false", "-trimpath", "-ldflags=-s -w", "-o", b.out, ".")
 	s.env = []string{"GOOS=wasip1", "GOARCH=wasm", "GOWORK=off", "GOFLAGS=", "CGO_ENABLED=0"}
 	return nil
 }
