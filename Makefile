@@ -2,7 +2,7 @@
 GO         ?= go
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: demo build test test-deps test-short lint bench bench-kernels kernels kernels-check dashboards-check generate
+.PHONY: demo build test test-deps test-short lint bench bench-kernels kernels examples kernels-check dashboards-check generate
 
 demo:
 	$(GO) run . demo
@@ -32,8 +32,15 @@ bench:
 bench-kernels:
 	$(MAKE) -C operators/modules bench
 
-kernels:
+kernels: examples
 	$(MAKE) -C operators/modules
+
+# The worked example of each SDK, made as a user makes it, in .cache/examples.
+examples: build
+	@rm -rf .cache/examples
+	@for lang in c rust assemblyscript go; do \
+		./penstock operator new .cache/examples/$$lang/zscore --lang $$lang >/dev/null && ./penstock operator build .cache/examples/$$lang/zscore || exit 1; \
+	done
 
 # The committed modules are what their sources compile to.
 kernels-check: test-deps
