@@ -16,7 +16,6 @@ import (
 
 	"github.com/penstock/penstock/ingest"
 	"github.com/penstock/penstock/internal/natsd"
-	"github.com/penstock/penstock/operators/wasm"
 	"github.com/penstock/penstock/pipeline"
 	"github.com/penstock/penstock/pipeline/config"
 	"github.com/penstock/penstock/pipeline/flow"
@@ -72,7 +71,7 @@ type runningSource struct {
 // running.
 func Start(ctx context.Context, o Options) (a *App, err error) {
 	a = &App{o: o, done: make(chan struct{}), modules: moduleStore{filepath.Join(o.Config.Journal.Dir, "deployed")},
-		swaps: swaps{prepared: map[preparedKey]*wasm.Operator{}}}
+		swaps: swaps{prepared: map[preparedKey]prepared{}}}
 	if a.graph, err = Build(ctx, o.Config); err != nil {
 		return nil, err
 	}

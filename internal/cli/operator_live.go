@@ -64,6 +64,8 @@ func changeCommand(name, args, short string, n int) *cobra.Command {
 			state := "afresh"
 			if change.Carried {
 				state = "with the state of the one before"
+			} else if change.Shown > 0 {
+				state = fmt.Sprintf("afresh, having been shown %d rows of the journal", change.Shown)
 			}
 			switch name {
 			case "start":

@@ -47,6 +47,15 @@ func (c *Config) Choose() (Choice, error) {
 	return c.choose(wasm, &info)
 }
 
+// Inspect reads the module that the config names.
+func (c *Config) Inspect() (Info, error) {
+	wasm, err := c.load()
+	if err != nil {
+		return Info{}, err
+	}
+	return Inspect(wasm)
+}
+
 // Trusted reports whether wasm is shipped or signed by a key in modules.trust.
 // An error is a signature that does not hold.
 func (c *Config) Trusted(wasm []byte) (bool, error) {
