@@ -32,8 +32,10 @@ type Config struct {
 	// that one input can pass through two modules whose columns have the same
 	// names.
 	Prefix string `yaml:"prefix,omitempty"`
-	// Engine runs the module: wasmer, wazero, or auto, which is wasmer where
-	// the build has it and the module uses no instruction that it gets wrong.
+	// Engine runs the module: wasmer, wazero, wasmtime, or auto, which is the
+	// build's native engine (wasmer, or wasmtime in a build that has it in its
+	// place) unless there is none or it gets an instruction of the module wrong;
+	// then it is wazero. The log says what was chosen and why.
 	Engine string `yaml:"engine"`
 	// Memory is the most that the module may have, 64KiB to 4GiB.
 	Memory pipeline.ByteSize `yaml:"memory"`
@@ -54,10 +56,10 @@ func DefaultConfig() Config {
 // Validate checks the settings, reads the module, and checks the parameters
 // against its manifest.
 func (c *Config) Validate(p *pipeline.Problems) {
-	oneOf(p, "engine", c.Engine, EngineAuto, EngineWasmer, EngineWazero)
+	oneOf(p, "engine", c.Engine, EngineAuto, EngineWasmer, EngineWasmtime, EngineWazero)
 	oneOf(p, "on_error", c.OnError, OnErrorPass, OnErrorDrop, OnErrorStop)
-	if c.Engine == EngineWasmer && !haveWasmer {
-		p.Add("engine", "this build has no wasmer (it needs cgo, on linux/amd64 or macOS)", "write wazero, or auto")
+	if m := missing(c.Engine); m != "" {
+		p.Add("engine", m, "write wazero, or auto")
 	}
 	if c.Memory < PageSize || c.Memory > maxPages*PageSize {
 		p.Add("memory", fmt.Sprintf("%v is out of range", c.Memory), "write 64KiB to 4GiB; 64MiB suits most modules")
@@ -79,7 +81,7 @@ func (c *Config) Validate(p *pipeline.Problems) {
 		p.Add("module", err.Error(), "use a module that is built for Penstock (see operators/sdk)")
 		return
 	}
-	if _, err := engineFor(c.Engine, &info); err != nil {
+	if _, _, err := engineFor(c.Engine, &info); err != nil && missing(c.Engine) == "" {
 		p.Add("engine", err.Error(), "write auto or wazero")
 	}
 	if need := pipeline.ByteSize(info.MemoryMin) * PageSize; need > c.Memory && c.Memory >= PageSize {

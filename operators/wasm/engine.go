@@ -1,6 +1,7 @@
 package wasm
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 
@@ -8,36 +9,64 @@ import (
 	"github.com/penstock/penstock/operators/wasm/wazero"
 )
 
-// Engines that Config.Engine may name. Auto is wasmer where this build has it
-// and it computes the module rightly, else wazero.
+// Engines that Config.Engine may name. Auto is the build's native engine where
+// it computes the module rightly, else wazero. The native engine is wasmer, or
+// wasmtime in a build with the tag wasmtime; without cgo there is none.
 const (
-	EngineAuto   = "auto"
-	EngineWasmer = "wasmer"
-	EngineWazero = "wazero"
+	EngineAuto     = "auto"
+	EngineWasmer   = "wasmer"
+	EngineWasmtime = "wasmtime"
+	EngineWazero   = "wazero"
 )
 
-// engineFor decides which engine runs a module; an engine named by the config
-// is taken or refused, never replaced.
-func engineFor(name string, info *Info) (string, error) {
-	switch {
-	case name == EngineAuto && haveWasmer && len(info.WasmerHazards) == 0:
-		return EngineWasmer, nil
-	case name == EngineAuto:
-		return EngineWazero, nil
-	case name == EngineWasmer && len(info.WasmerHazards) > 0:
-		return "", fmt.Errorf("engine wasmer computes wrong results for this module: %s", strings.Join(info.WasmerHazards, "; "))
+// Engines returns the names of the engines that this build has, the one that
+// auto prefers first.
+func Engines() []string {
+	if nativeEngine == "" {
+		return []string{EngineWazero}
 	}
-	return name, nil
+	return []string{nativeEngine, EngineWazero}
+}
+
+// missing says why this build does not have the engine, or "".
+func missing(name string) string {
+	switch {
+	case name == EngineWasmer && nativeEngine != EngineWasmer:
+		return "this build has no wasmer (it needs cgo, on linux/amd64 or macOS, and no -tags wasmtime)"
+	case name == EngineWasmtime && nativeEngine != EngineWasmtime:
+		return "this build has no wasmtime (it needs cgo and -tags wasmtime)"
+	}
+	return ""
+}
+
+// engineFor decides which engine runs a module, and says why; an engine named
+// by the config is taken or refused, never replaced.
+func engineFor(name string, info *Info) (engine, why string, err error) {
+	hazards := strings.Join(info.WasmerHazards, "; ")
+	switch {
+	case name == EngineWasmer && hazards != "":
+		return "", "", fmt.Errorf("engine wasmer computes wrong results for this module: %s", hazards)
+	case name != EngineAuto:
+		if m := missing(name); m != "" {
+			return "", "", errors.New(m)
+		}
+		return name, "the configuration names it", nil
+	case nativeEngine == "":
+		return EngineWazero, "it is the only one in this build", nil
+	case nativeEngine == EngineWasmer && hazards != "":
+		return EngineWazero, "wasmer computes wrong results for this module: " + hazards, nil
+	}
+	return nativeEngine, "it is the fastest in this build", nil
 }
 
 func newEngine(name string) (engine.Engine, error) {
 	switch {
 	case name == EngineWazero:
 		return wazero.New(), nil
-	case name == EngineWasmer && haveWasmer:
-		return newWasmer(), nil
-	case name == EngineWasmer:
-		return nil, fmt.Errorf("this build has no wasmer (it needs cgo, on linux/amd64 or macOS): use wazero")
+	case missing(name) != "":
+		return nil, fmt.Errorf("%s: use wazero", missing(name))
+	case name == nativeEngine && name != "":
+		return newNative(), nil
 	}
 	return nil, fmt.Errorf("%q is no engine", name)
 }

@@ -29,9 +29,11 @@ type Operator struct {
 	funcs  []engine.HostFunc
 	failed *prometheus.CounterVec
 
-	eng   engine.Engine
-	mod   engine.Module
-	guest *guest // nil after a fatal failure, until the next batch
+	compiler *Compiler
+	engine   string // its name
+	why      string // it was chosen
+	mod      engine.Module
+	guest    *guest // nil after a fatal failure, until the next batch
 
 	out  *arrow.Schema
 	ins  []Column // the manifest's, nullable as the input is
@@ -44,6 +46,11 @@ type Operator struct {
 // New reads the module and checks it and its parameters. Nothing runs before
 // Open.
 func New(cfg Config, env pipeline.Env) (*Operator, error) {
+	return NewWith(cfg, env, NewCompiler("", env.Log))
+}
+
+// NewWith is New with a compiler that operators share.
+func NewWith(cfg Config, env pipeline.Env, compiler *Compiler) (*Operator, error) {
 	wasm, err := Load(cfg.Module)
 	if err != nil {
 		return nil, fmt.Errorf("module: %w", err)
@@ -52,18 +59,14 @@ func New(cfg Config, env pipeline.Env) (*Operator, error) {
 	if err != nil {
 		return nil, fmt.Errorf("module %s: %w", cfg.Module, err)
 	}
-	op := &Operator{cfg: cfg, env: env, info: info}
+	op := &Operator{cfg: cfg, env: env, info: info, compiler: compiler}
 	if op.params, err = cfg.values(&info.Manifest); err != nil {
 		return nil, err
 	}
 	if op.code, err = capMemory(wasm, o, pages(cfg.Memory)); err != nil {
 		return nil, fmt.Errorf("module %s: %w", cfg.Module, err)
 	}
-	name, err := engineFor(cfg.Engine, &info)
-	if err != nil {
-		return nil, err
-	}
-	if op.eng, err = newEngine(name); err != nil {
+	if op.engine, op.why, err = engineFor(cfg.Engine, &info); err != nil {
 		return nil, err
 	}
 	module, _ := op.Module()
@@ -83,7 +86,7 @@ func New(cfg Config, env pipeline.Env) (*Operator, error) {
 
 // Module returns name@version of the module and the engine that runs it.
 func (op *Operator) Module() (module, engine string) {
-	return op.info.Manifest.Name + "@" + op.info.Manifest.Version, op.eng.Name()
+	return op.info.Manifest.Name + "@" + op.info.Manifest.Version, op.engine
 }
 
 // Digest is the SHA-256 of the module, in hex: another build of it does not
@@ -96,12 +99,14 @@ func (op *Operator) Open(_ context.Context, in *arrow.Schema) (*arrow.Schema, er
 		return nil, err
 	}
 	var err error
-	if op.mod, err = op.eng.Compile(op.code); err != nil {
+	if op.mod, err = op.compiler.compile(op.engine, op.code); err != nil {
 		return nil, fmt.Errorf("module %s: %w", op.cfg.Module, err)
 	}
 	if err := op.instantiate(); err != nil {
 		return nil, fmt.Errorf("module %s: %w", op.cfg.Module, err)
 	}
+	module, engine := op.Module()
+	op.env.Log.Info("module runs", "module", module, "engine", engine, "because", op.why)
 	return op.out, nil
 }
 
@@ -314,7 +319,7 @@ func (op *Operator) advance(watermark int64) ([]arrow.Array, int64, error) {
 	return op.result("penstock_advance", m.base, anyRows)
 }
 
-// Close frees the guest, the module and the engine.
+// Close frees the guest and gives the module back.
 func (op *Operator) Close(context.Context) error {
 	var errs []error
 	if op.guest != nil {
@@ -325,5 +330,5 @@ func (op *Operator) Close(context.Context) error {
 		errs = append(errs, op.mod.Close())
 		op.mod = nil
 	}
-	return errors.Join(append(errs, op.eng.Close())...)
+	return errors.Join(errs...)
 }
