@@ -40,6 +40,10 @@ type moduleKey struct {
 	digest [sha256.Size]byte // of the code
 }
 
+func keyOf(engine string, code []byte) moduleKey {
+	return moduleKey{engine: engine, digest: sha256.Sum256(code)}
+}
+
 type compiledModule struct {
 	users int
 	ready sync.Once
@@ -86,7 +90,7 @@ func (c *Compiler) Hold() (release func() error) {
 
 // compile returns the module for one operator. Its Close gives it back.
 func (c *Compiler) compile(name string, code []byte) (engine.Module, error) {
-	key := moduleKey{engine: name, digest: sha256.Sum256(code)}
+	key := keyOf(name, code)
 	c.mu.Lock()
 	m := c.modules[key]
 	if m == nil {

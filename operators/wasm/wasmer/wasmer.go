@@ -40,7 +40,11 @@ func (e *wasmerEngine) Close() error {
 }
 
 func (e *wasmerEngine) Compile(wasm []byte) (engine.Module, error) {
-	return e.module(wasmer.NewModule, wasm)
+	m, err := e.module(wasmer.NewModule, wasm)
+	if err != nil {
+		return nil, err
+	}
+	return m, nil
 }
 
 func (e *wasmerEngine) CompileNative(wasm []byte, _ string) (engine.Module, []byte, error) {
@@ -56,7 +60,14 @@ func (e *wasmerEngine) CompileNative(wasm []byte, _ string) (engine.Module, []by
 }
 
 func (e *wasmerEngine) Load(_, native []byte, _ string) (engine.Module, error) {
-	return e.module(wasmer.DeserializeModule, native)
+	if len(native) == 0 {
+		return nil, errors.New("there is no native code")
+	}
+	m, err := e.module(wasmer.DeserializeModule, native)
+	if err != nil {
+		return nil, err
+	}
+	return m, nil
 }
 
 func (e *wasmerEngine) module(from func(*wasmer.Store, []byte) (*wasmer.Module, error), code []byte) (*module, error) {

@@ -62,7 +62,11 @@ func (e *wasmtimeEngine) Close() error {
 }
 
 func (e *wasmtimeEngine) Compile(wasm []byte) (engine.Module, error) {
-	return e.compile(wasm)
+	m, err := e.compile(wasm)
+	if err != nil {
+		return nil, err
+	}
+	return m, nil
 }
 
 func (e *wasmtimeEngine) compile(wasm []byte) (*module, error) {
