@@ -45,7 +45,7 @@ func engineFor(name string, info *Info) (engine, why string, err error) {
 	hazards := strings.Join(info.WasmerHazards, "; ")
 	switch {
 	case name == EngineWasmer && hazards != "":
-		return "", "", fmt.Errorf("engine wasmer computes wrong results for this module: %s", hazards)
+		return "", "", fmt.Errorf("engine wasmer gets this module wrong: %s", hazards)
 	case name != EngineAuto:
 		if m := missing(name); m != "" {
 			return "", "", errors.New(m)
@@ -54,7 +54,7 @@ func engineFor(name string, info *Info) (engine, why string, err error) {
 	case nativeEngine == "":
 		return EngineWazero, "it is the only one in this build", nil
 	case nativeEngine == EngineWasmer && hazards != "":
-		return EngineWazero, "wasmer computes wrong results for this module: " + hazards, nil
+		return EngineWazero, "wasmer gets this module wrong: " + hazards, nil
 	}
 	return nativeEngine, "it is the fastest in this build", nil
 }

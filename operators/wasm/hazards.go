@@ -20,8 +20,9 @@ const maxLocals = 50_000
 //
 //   - select of two v128: only the low 32 bits move;
 //   - i8x16.swizzle: it clobbers its mask;
-//   - v128.not of a vector with float lanes.
+//   - v128.not of a vector with float lanes;
 //
+// and what it does not compile at all: the instructions of wasmerLacks.
 // It follows the types of the values on the stack, as a validator does; what is
 // not valid is an error.
 func (o *outline) hazards() ([]string, error) {
@@ -56,6 +57,25 @@ func (o *outline) hazards() ([]string, error) {
 		}
 	}
 	return out, nil
+}
+
+// vectorExports returns the exports at which Wasmer 2.0 ends the whole process:
+// its interface has no vectors.
+func (o *outline) vectorExports() []string {
+	var out []string
+	for _, e := range o.exports {
+		vector := false
+		switch {
+		case e.kind == kindFunc:
+			vector = strings.ContainsRune(e.sig.params+e.sig.results, tV128)
+		case e.kind == kindGlobal && uint64(e.index) < uint64(len(o.globals)):
+			vector = o.globals[e.index] == tV128
+		}
+		if vector {
+			out = append(out, fmt.Sprintf("it exports %s, which has a vector in its type", e.name))
+		}
+	}
+	return out
 }
 
 // frame is a block, loop, if or the function itself.
@@ -462,6 +482,19 @@ var simdOps = func() (t [256]string) {
 	return t
 }()
 
+// wasmerLacks are the vector instructions that Wasmer 2.0 does not compile: the
+// specification took them in later.
+var wasmerLacks = map[uint32]string{
+	94: "f32x4.demote_f64x2_zero", 95: "f64x2.promote_low_f32x4", 98: "i8x16.popcnt",
+	124: "i16x8.extadd_pairwise_i8x16_s", 125: "i16x8.extadd_pairwise_i8x16_u", 126: "i32x4.extadd_pairwise_i16x8_s", 127: "i32x4.extadd_pairwise_i16x8_u",
+	130: "i16x8.q15mulr_sat_s",
+	156: "i16x8.extmul_low_i8x16_s", 157: "i16x8.extmul_high_i8x16_s", 158: "i16x8.extmul_low_i8x16_u", 159: "i16x8.extmul_high_i8x16_u",
+	188: "i32x4.extmul_low_i16x8_s", 189: "i32x4.extmul_high_i16x8_s", 190: "i32x4.extmul_low_i16x8_u", 191: "i32x4.extmul_high_i16x8_u",
+	199: "i64x2.extend_low_i32x4_s", 200: "i64x2.extend_high_i32x4_s", 201: "i64x2.extend_low_i32x4_u", 202: "i64x2.extend_high_i32x4_u",
+	220: "i64x2.extmul_low_i32x4_s", 221: "i64x2.extmul_high_i32x4_s", 222: "i64x2.extmul_low_i32x4_u", 223: "i64x2.extmul_high_i32x4_u",
+	252: "i32x4.trunc_sat_f64x2_s_zero", 253: "i32x4.trunc_sat_f64x2_u_zero", 255: "f64x2.convert_low_i32x4_u",
+}
+
 func (s *scan) simd() {
 	c := min(s.u32(), math.MaxUint16)
 	if c >= 256 || simdOps[c] == "" {
@@ -494,6 +527,9 @@ func (s *scan) simd() {
 		case 'd':
 			s.push(tF64)
 		}
+	}
+	if name := wasmerLacks[c]; name != "" {
+		s.hazard(name + ", which it lacks")
 	}
 	if c == 14 {
 		s.hazard("i8x16.swizzle (use i8x16.shuffle, or scalar code)")

@@ -19,7 +19,7 @@ type Info struct {
 	Imports              []string // "module.name (params) -> (results)"
 	Exports              []string // "name (params) -> (results)"
 	MemoryMin, MemoryMax uint64   // pages of 64 KiB
-	// WasmerHazards are uses of instructions that Wasmer 2.0 computes wrongly;
+	// WasmerHazards are uses of what Wasmer 2.0 computes wrongly or ends at;
 	// a module that has any runs on wazero only.
 	WasmerHazards []string
 }
@@ -52,7 +52,7 @@ func inspect(wasm []byte) (Info, *outline, error) {
 		return Info{}, nil, err
 	}
 	digest := sha256.Sum256(wasm)
-	info := Info{Manifest: m, Digest: hex.EncodeToString(digest[:]), Size: len(wasm), MemoryMin: o.minPages, MemoryMax: o.maxPages, WasmerHazards: hazards}
+	info := Info{Manifest: m, Digest: hex.EncodeToString(digest[:]), Size: len(wasm), MemoryMin: o.minPages, MemoryMax: o.maxPages, WasmerHazards: append(hazards, o.vectorExports()...)}
 	for _, im := range o.imports {
 		info.Imports = append(info.Imports, fmt.Sprintf("%s.%s %s", im.module, im.name, im.sig))
 	}

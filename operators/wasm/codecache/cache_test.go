@@ -62,7 +62,9 @@ func TestRefusesDamage(t *testing.T) {
 		"cut short": func(t *testing.T, _ *Cache, path string, data []byte) {
 			require.NoError(t, os.WriteFile(path, data[:len(data)-1], 0o600))
 		},
-		"empty": func(t *testing.T, _ *Cache, path string, _ []byte) { require.NoError(t, os.WriteFile(path, nil, 0o600)) },
+		"empty": func(t *testing.T, _ *Cache, path string, _ []byte) {
+			require.NoError(t, os.WriteFile(path, nil, 0o600))
+		},
 		"longer": func(t *testing.T, _ *Cache, path string, data []byte) {
 			require.NoError(t, os.WriteFile(path, append(data, 0), 0o600))
 		},
