@@ -139,6 +139,9 @@ func (c *Compiler) make(m *compiledModule, key moduleKey, code []byte) {
 	if m.eng, m.err = newEngine(key.engine); m.err != nil {
 		return
 	}
+	if code, m.err = mend(key.engine, code); m.err != nil {
+		return
+	}
 	var loaded bool
 	m.mod, loaded, m.err = c.fromDisk(m.eng, key, code)
 	c.mu.Lock()

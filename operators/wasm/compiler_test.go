@@ -354,7 +354,7 @@ func TestColdStart(t *testing.T) {
 		require.Equal(t, CompilerCounts{Compiled: 10}, counts)
 		warm, counts := openTen(t, engine, dir)
 		require.Equal(t, CompilerCounts{Loaded: 10}, counts)
-		for range 2 { // of three: a test machine has other things to do
+		for range 7 { // the best of eight: a test machine has other things to do
 			again, _ := openTen(t, engine, dir)
 			warm = min(warm, again)
 		}

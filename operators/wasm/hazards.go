@@ -27,6 +27,16 @@ const maxLocals = 50_000
 // not valid is an error.
 func (o *outline) hazards() ([]string, error) {
 	var out []string
+	err := o.bodies(func(index uint32, s *scan, _ []byte) {
+		if len(s.found) > 0 {
+			out = append(out, o.function(index)+" uses "+strings.Join(s.found, " and "))
+		}
+	})
+	return out, err
+}
+
+// bodies scans every function's code and calls f with what was found.
+func (o *outline) bodies(f func(index uint32, s *scan, body []byte)) error {
 	imported := 0
 	for _, im := range o.imports {
 		if im.kind == kindFunc {
@@ -41,22 +51,20 @@ func (o *outline) hazards() ([]string, error) {
 	for i := range bodies {
 		index := imported + i
 		if index >= len(o.funcs) || int(o.funcs[index]) >= len(o.types) {
-			return nil, fmt.Errorf("the module is damaged: function %d has no type", index)
+			return fmt.Errorf("the module is damaged: function %d has no type", index)
 		}
-		s := scan{o: o, reader: reader{b: r.take(r.u32())}}
+		body := r.take(r.u32())
 		if r.err != nil {
-			return nil, fmt.Errorf("the module is damaged: %w", r.err)
+			return fmt.Errorf("the module is damaged: %w", r.err)
 		}
+		s := scan{o: o, reader: reader{b: body}, size: len(body)}
 		s.body(o.types[o.funcs[index]])
-		where := o.function(uint32(index))
 		if s.err != nil {
-			return nil, fmt.Errorf("the module is damaged: %s: %w", where, s.err)
+			return fmt.Errorf("the module is damaged: %s: %w", o.function(uint32(index)), s.err)
 		}
-		if len(s.found) > 0 {
-			out = append(out, where+" uses "+strings.Join(s.found, " and "))
-		}
+		f(uint32(index), &s, body)
 	}
-	return out, nil
+	return nil
 }
 
 // vectorExports returns the exports at which Wasmer 2.0 ends the whole process:
@@ -87,11 +95,21 @@ type frame struct {
 
 type scan struct {
 	reader
+	size   int // of the body, in bytes
 	o      *outline
 	locals []byte
 	stack  []byte
 	frames []frame
 	found  []string
+
+	selects []selectAt
+}
+
+// selectAt is a select in a body: where it begins and ends, and the type it
+// selects from.
+type selectAt struct {
+	from, to int
+	of       byte
 }
 
 func (s *scan) hazard(what string) {
@@ -361,6 +379,7 @@ func (s *scan) control(c byte) {
 	case 0x1a:
 		s.pop()
 	case 0x1b, 0x1c:
+		sel := selectAt{from: s.size - len(s.b) - 1}
 		if c == 0x1c {
 			s.take(uint32(s.count()))
 		}
@@ -375,6 +394,8 @@ func (s *scan) control(c byte) {
 			a = b
 		}
 		s.push(a)
+		sel.to, sel.of = s.size-len(s.b), a
+		s.selects = append(s.selects, sel)
 	case 0x20:
 		s.push(s.local())
 	case 0x21:

@@ -346,7 +346,9 @@ func TestSIMDSpecification(t *testing.T) {
 						refused[base] += len(hazards)
 						continue
 					}
-					if current.mod, err = eng.Compile(openVectors(t, wasm, current.o)); err != nil {
+					code, err := mend(name, openVectors(t, wasm, current.o))
+					require.NoError(t, err, "%s:%d", base, c.Line)
+					if current.mod, err = eng.Compile(code); err != nil {
 						fail("does not compile: %v", err)
 						continue
 					}
