@@ -88,8 +88,9 @@ func (c *Compiler) Hold() (release func() error) {
 	})
 }
 
-// compile returns the module for one operator. Its Close gives it back.
-func (c *Compiler) compile(name string, code []byte) (engine.Module, error) {
+// Compile returns the module for one operator, compiled by the engine of that
+// name. Its Close gives it back.
+func (c *Compiler) Compile(name string, code []byte) (engine.Module, error) {
 	key := keyOf(name, code)
 	c.mu.Lock()
 	m := c.modules[key]

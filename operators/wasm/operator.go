@@ -99,7 +99,7 @@ func (op *Operator) Open(_ context.Context, in *arrow.Schema) (*arrow.Schema, er
 		return nil, err
 	}
 	var err error
-	if op.mod, err = op.compiler.compile(op.engine, op.code); err != nil {
+	if op.mod, err = op.compiler.Compile(op.engine, op.code); err != nil {
 		return nil, fmt.Errorf("module %s: %w", op.cfg.Module, err)
 	}
 	if err := op.instantiate(); err != nil {

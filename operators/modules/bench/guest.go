@@ -6,11 +6,11 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/penstock/penstock/operators/wasm"
 	"github.com/penstock/penstock/operators/wasm/engine"
-	"github.com/penstock/penstock/operators/wasm/wasmer"
 )
 
-// guest is the kernel in Wasmer, its batch laid out in its memory once.
+// guest is the kernel in the fastest engine of the build, its batch laid out in its memory once.
 type guest struct {
 	batch             *batch
 	mod               engine.Module
@@ -33,7 +33,7 @@ const (
 func startWasm(code []byte, b *batch) (*guest, error) {
 	g := &guest{batch: b}
 	var err error
-	if g.mod, err = wasmer.New().Compile(code); err != nil {
+	if g.mod, err = wasm.NewCompiler("", nil).Compile(wasm.Engines()[0], code); err != nil {
 		return nil, err
 	}
 	metric := engine.HostFunc{Module: "penstock", Name: "metric", Params: string([]byte{engine.I32, engine.I32, engine.F64}),
