@@ -51,6 +51,9 @@ type App struct {
 	logs     []*journal.Log
 	sources  []runningSource
 	workers  []*flow.Worker
+	wasm     []map[string]*nodeModules // by shard and operator
+	modules  moduleStore
+	swaps    swaps
 	sinks    []*sinks.Runner
 
 	stopSources, stopRest context.CancelFunc
@@ -72,7 +75,8 @@ type runningSource struct {
 // sinks, workers and sources, in that order. On an error nothing keeps
 // running.
 func Start(ctx context.Context, o Options) (a *App, err error) {
-	a = &App{o: o, done: make(chan struct{})}
+	a = &App{o: o, done: make(chan struct{}), modules: moduleStore{filepath.Join(o.Config.Journal.Dir, "deployed")},
+		swaps: swaps{prepared: map[preparedKey]*wasm.Operator{}}}
 	a.compiler = wasm.NewCompiler(o.Cache, o.Log)
 	release := a.compiler.Hold() // the check and all shards use the same code
 	defer func() {
@@ -175,7 +179,7 @@ func Start(ctx context.Context, o Options) (a *App, err error) {
 		if err != nil {
 			return nil, err
 		}
-		w, err := flow.NewWorker(ctx, flow.Options{Plan: plan, Shard: s, Journal: a.journal, State: state, Checkpoint: j.Checkpoint, Meter: o.Meter, Log: o.Log, Tap: a.tap})
+		w, err := flow.NewWorker(ctx, flow.Options{Plan: plan, Shard: s, Journal: a.journal, State: state, Checkpoint: j.Checkpoint, Meter: o.Meter, Log: o.Log, Tap: a.tap, Done: a.swaps.told})
 		if err != nil {
 			return nil, err
 		}
@@ -205,6 +209,11 @@ func Start(ctx context.Context, o Options) (a *App, err error) {
 		a.sourcing.Wait()
 		a.finish(nil)
 	}()
+	for name, m := range a.wasm[0] {
+		if m.settings.Watch {
+			a.run(&a.rest, func() error { a.watch(restCtx, name, m.settings.Module, m.base); return nil })
+		}
+	}
 	a.ready.Store(true)
 	return a, nil
 }

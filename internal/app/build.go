@@ -13,6 +13,7 @@ import (
 	"github.com/apache/arrow/go/v17/arrow/memory"
 
 	"github.com/penstock/penstock/operators/wasm"
+	"github.com/penstock/penstock/operators/wasm/oci"
 	"github.com/penstock/penstock/pipeline"
 	"github.com/penstock/penstock/pipeline/config"
 	"github.com/penstock/penstock/pipeline/flow"
@@ -26,7 +27,7 @@ var allocator memory.Allocator = memory.DefaultAllocator
 // touching network or plant: every operator is opened once on the schema it
 // will see. The error is a [config.Errors] with all that is wrong.
 func Load(ctx context.Context, path string) (*config.Config, *graph.Graph, error) {
-	c, err := Read(path)
+	c, err := read(path, Registry())
 	if err != nil {
 		return nil, nil, err
 	}
@@ -34,9 +35,14 @@ func Load(ctx context.Context, path string) (*config.Config, *graph.Graph, error
 	return c, g, err
 }
 
-// Read is Load without opening the operators, which [Start] does.
-func Read(path string) (*config.Config, error) {
-	c, err := config.Load(path, Registry())
+// Read is Load without opening the operators, which [Start] does. It pulls the
+// modules that are not in the pipeline's module store yet.
+func Read(ctx context.Context, path string, log *slog.Logger) (*config.Config, error) {
+	return read(path, registry(ctx, oci.Store{Client: &oci.Client{}, Log: log}))
+}
+
+func read(path string, reg config.Registry) (*config.Config, error) {
+	c, err := config.Load(path, reg)
 	var errs config.Errors
 	if errors.As(err, &errs) {
 		if c != nil {
@@ -114,6 +120,7 @@ func (a *App) plan(ctx context.Context, shard int, env func(string) pipeline.Env
 		}
 	}
 	index := map[string]int{}
+	a.wasm = append(a.wasm, map[string]*nodeModules{})
 	for _, n := range a.graph.Nodes {
 		if n.Kind == graph.Source || n.Kind == graph.Sink {
 			continue
@@ -128,10 +135,41 @@ func (a *App) plan(ctx context.Context, shard int, env func(string) pipeline.Env
 		if _, err := op.Open(ctx, n.In); err != nil {
 			return p, a.at(n.Name, err)
 		}
-		if m, ok := op.(interface {
-			Module() (module, engine string)
-		}); ok {
-			p.Nodes[len(p.Nodes)-1].Module, p.Nodes[len(p.Nodes)-1].Engine = m.Module()
+		last := &p.Nodes[len(p.Nodes)-1]
+		if m, ok := op.(*wasm.Operator); ok {
+			last.Module.Name, last.Module.Engine = m.Module()
+			last.Module.Digest, last.Base = m.Digest(), m.Digest()
+			nm := &nodeModules{a: a, shard: shard, node: n, settings: settings[n.Name].(*wasm.Config), base: last.Base, env: env(n.Name)}
+			last.Modules, a.wasm[shard][n.Name] = nm, nm
+			if shard == 0 { // the other shards choose alike
+				a.o.Log.Info("engine chosen", "component", n.Name, "module", last.Module.Name, "engine", last.Module.Engine, "reason", m.Choice().Reason)
+			}
+		}
+		if n.Kind == graph.Alert {
+			last.Again = func(ctx context.Context) (pipeline.Operator, error) {
+				e := env(n.Name)
+				e.Meter = pipeline.NewMeter()
+				op, err := newOperator(settings[n.Name], e, a.compiler)
+				if err != nil {
+					return nil, err
+				}
+				if _, err := op.Open(ctx, n.In); err != nil {
+					return nil, errors.Join(err, op.Close(ctx))
+				}
+				return op, nil
+			}
+		}
+	}
+	alerted := map[string]bool{}
+	for _, n := range a.graph.Nodes {
+		if n.Kind != graph.Alert {
+			continue
+		}
+		for _, r := range a.graph.Readers(graph.Ref{Node: n.Name}) {
+			if r.Kind == graph.Sink && !alerted[r.Name] {
+				alerted[r.Name] = true
+				p.Alerts = append(p.Alerts, flow.Sink{Name: r.Name, Queue: ends[r.Name]})
+			}
 		}
 	}
 	for _, n := range a.graph.Nodes {

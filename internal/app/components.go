@@ -3,7 +3,9 @@
 package app
 
 import (
+	"context"
 	"fmt"
+	"path/filepath"
 	"time"
 
 	"github.com/penstock/penstock/ingest"
@@ -13,6 +15,7 @@ import (
 	"github.com/penstock/penstock/operators/align"
 	"github.com/penstock/penstock/operators/filter"
 	"github.com/penstock/penstock/operators/wasm"
+	"github.com/penstock/penstock/operators/wasm/oci"
 	"github.com/penstock/penstock/operators/window"
 	"github.com/penstock/penstock/pipeline"
 	"github.com/penstock/penstock/pipeline/config"
@@ -25,13 +28,31 @@ import (
 	"github.com/penstock/penstock/sinks/influxdb"
 )
 
+// ModuleStore is the folder in which a pipeline keeps the modules that it has
+// pulled.
+func ModuleStore(c *config.Config) string { return filepath.Join(c.Journal.Dir, "modules") }
+
 func settings[C any](defaults func() C) func() any {
 	return func() any { c := defaults(); return &c }
 }
 
-// Registry lists every component that a YAML file can name.
-func Registry() config.Registry {
+// Registry lists every component that a YAML file can name. Modules that a
+// reference names come from the pipeline's module store; nothing is pulled from
+// a registry.
+func Registry() config.Registry { return registry(context.Background(), oci.Store{}) }
+
+// registry is Registry with a store for modules, whose folder is to be filled
+// in with the pipeline's.
+func registry(ctx context.Context, store oci.Store) config.Registry {
 	return config.Registry{
+		Prepare: func(c *config.Config) {
+			store.Dir = ModuleStore(c)
+			for _, comp := range c.Operators {
+				if w, ok := comp.Settings.(*wasm.Config); ok {
+					w.SetSource(func(ref string) ([]byte, error) { return store.Get(ctx, ref) })
+				}
+			}
+		},
 		Sources: map[string]func() any{
 			"mqtt":   settings(mqtt.DefaultConfig),
 			"opcua":  settings(opcua.DefaultConfig),

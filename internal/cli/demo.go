@@ -173,6 +173,11 @@ func demo(ctx context.Context, f demoFlags, logger func(io.Writer) (*slog.Logger
 		return err
 	}
 	defer srv.Close()
+	endControl, err := serveControl(cfg.Journal.Dir, a, log)
+	if err != nil {
+		return err
+	}
+	defer endControl()
 	if err := waitReady(ctx, a, p); err != nil {
 		return err
 	}

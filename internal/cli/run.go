@@ -38,7 +38,7 @@ What is not through by then stays in the journal for the next start.`,
 			if err != nil {
 				return err
 			}
-			cfg, err := app.Read(args[0])
+			cfg, err := app.Read(cmd.Context(), args[0], log)
 			if err != nil {
 				return err
 			}
@@ -73,6 +73,12 @@ func run(ctx context.Context, cfg *config.Config, log *slog.Logger, summary stri
 		return err
 	}
 	defer srv.Close()
+	endControl, err := serveControl(cfg.Journal.Dir, a, log)
+	if err != nil {
+		stop(a)
+		return err
+	}
+	defer endControl()
 	log.Info("running", "pipeline", cfg.Name, "http", srv.URL())
 	select {
 	case <-ctx.Done():
@@ -123,19 +129,25 @@ func writeSummary(path string, s *app.Summary) error {
 }
 
 func validateCommand() *cobra.Command {
-	return &cobra.Command{
+	verbose := false
+	c := &cobra.Command{
 		Use:   "validate CONFIG",
 		Short: "Check a YAML file: all errors at once, with file:line:column",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			_, g, err := app.Load(cmd.Context(), args[0])
+			cfg, g, err := app.Load(cmd.Context(), args[0])
 			if err != nil {
 				return err
 			}
 			fmt.Fprintf(cmd.OutOrStdout(), "%s: valid: %d nodes\n", args[0], len(g.Nodes))
+			if verbose {
+				return writeChoices(cmd.OutOrStdout(), cfg)
+			}
 			return nil
 		},
 	}
+	c.Flags().BoolVarP(&verbose, "verbose", "v", false, "say which engine runs each module, and why")
+	return c
 }
 
 func graphCommand() *cobra.Command {

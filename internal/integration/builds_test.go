@@ -48,9 +48,9 @@ func TestBuilds(t *testing.T) {
 	require.NoError(t, os.WriteFile(rec, []byte(rows.String()), 0o600))
 	var want []string
 	for _, b := range []struct{ name, env, tags, engine, why string }{
-		{"as usual", "", "", "wasmer", "it is the fastest in this build"},
-		{"without cgo", "CGO_ENABLED=0", "", "wazero", "it is the only one in this build"},
-		{"with wasmtime", "", "wasmtime", "wasmtime", "it is the fastest in this build"},
+		{"as usual", "", "", "wasmer", "the module is shipped with Penstock"},
+		{"without cgo", "CGO_ENABLED=0", "", "wazero", "it is the only engine of this build"},
+		{"with wasmtime", "", "wasmtime", "wasmtime", "it is the fastest engine of this build"},
 	} {
 		t.Run(b.name, func(t *testing.T) {
 			dir := t.TempDir()
@@ -69,7 +69,7 @@ func TestBuilds(t *testing.T) {
 			require.Contains(t, run(exec.Command(bin, "validate", cfg)), ": valid: 4 nodes")
 			require.NoDirExists(t, filepath.Join(dir, "data"), "a look leaves nothing behind")
 			log := run(exec.Command(bin, "run", cfg, "--summary", summary))
-			require.Contains(t, log, "module=ewma@1.0.0 engine="+b.engine+` because="`+b.why)
+			require.Contains(t, log, "module=ewma@1.0.0 engine="+b.engine+` reason="`+b.why)
 			var s struct {
 				Readings  struct{ Processed int }
 				Operators []struct{ Name, Engine string }

@@ -3,6 +3,7 @@
 package modules
 
 import (
+	"bytes"
 	"embed"
 	"path"
 	"strings"
@@ -30,4 +31,14 @@ func Names() []string {
 		}
 	}
 	return names
+}
+
+// Shipped reports whether wasm is, byte for byte, one of the shipped modules.
+func Shipped(wasm []byte) bool {
+	for _, name := range Names() {
+		if b, ok := Get(name); ok && bytes.Equal(b, wasm) {
+			return true
+		}
+	}
+	return false
 }

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/penstock/penstock/operators/modules"
+	"github.com/penstock/penstock/operators/wasm/binfmt"
 	"github.com/penstock/penstock/pipeline"
 )
 
@@ -22,9 +23,14 @@ const (
 
 // Config is a `wasm` operator: a module that computes on whole batches.
 type Config struct {
-	// Module is the name of a shipped module, such as ewma, or the path of a
-	// .wasm file.
+	// Module is the name of a shipped module, such as ewma, the path of a .wasm
+	// file, or a reference with a digest into an OCI registry or layout folder:
+	// oci://registry/repository:tag@sha256:..., oci-layout:folder:tag@sha256:...
 	Module string `yaml:"module"`
+	// Watch looks at the file every few seconds, and deploys what stands there
+	// when it has changed, between two batches, as `penstock operator deploy`
+	// does. Replace the file by renaming a new one over it.
+	Watch bool `yaml:"watch,omitempty"`
 	// Params are the module's parameters, as its manifest lists them. Those
 	// left out have the manifest's default.
 	Params map[string]any `yaml:"params,omitempty"`
@@ -32,13 +38,32 @@ type Config struct {
 	// that one input can pass through two modules whose columns have the same
 	// names.
 	Prefix string `yaml:"prefix,omitempty"`
-	// Engine runs the module: wasmer, wazero, wasmtime, or auto, which is the
-	// build's native engine (wasmer, or wasmtime in a build that has it in its
-	// place) unless there is none or it gets an instruction of the module wrong;
-	// then it is wazero. The log says what was chosen and why.
+	// Engine runs the module: wasmer, wazero, wasmtime, or auto. In a build
+	// that has wasmer, auto is wasmer where the module is shipped or signed by a
+	// key in modules.trust and uses no instruction that wasmer gets wrong; in
+	// one that has wasmtime in its place, auto is wasmtime; else it is wazero.
+	// wasmer is refused for a module that is not trusted; wasmer-untrusted runs
+	// it there all the same, though wasmer's compiler is no security boundary:
+	// for modules that you built yourself. The log says what was chosen and why.
 	Engine string `yaml:"engine"`
 	// Memory is the most that the module may have, 64KiB to 4GiB.
 	Memory pipeline.ByteSize `yaml:"memory"`
+	// Metered says whether the module counts its work and is stopped beyond
+	// fuel: always, never, or auto, which is never for modules that ship with
+	// Penstock and always for all others. A module that is not metered can run
+	// forever; one that is runs slower by 5 to 15 %.
+	Metered string `yaml:"metered"`
+	// Fuel bounds what one call may do, in instructions of the module. A call
+	// beyond it is stopped at the same instruction each time, on every engine.
+	Fuel Fuel `yaml:"fuel"`
+	// MaxOutputRows bounds what a module that makes rows of its own may make
+	// in one call, 1 to 16777216.
+	MaxOutputRows int `yaml:"max_output_rows"`
+	// MaxOutputBytes bounds what a module may hand out in one call.
+	MaxOutputBytes pipeline.ByteSize `yaml:"max_output_bytes"`
+	// QuarantineAfter is after how many failed batches in a row the module is
+	// not called any more: its batches then go by on_error. 0 is never.
+	QuarantineAfter int `yaml:"quarantine_after"`
 	// OnError says what happens to a batch on which the module fails: pass
 	// lets the input rows go on with nulls in the added columns (a module
 	// that makes rows of its own has nothing to add to: its rows are dropped),
@@ -46,22 +71,70 @@ type Config struct {
 	OnError string `yaml:"on_error"`
 	// Seed starts the random numbers that a module may ask for.
 	Seed uint64 `yaml:"seed,omitempty"`
+
+	source  func(ref string) ([]byte, error)
+	modules pipeline.Modules // nothing is trusted but what is shipped, until UseModules
 }
+
+// SetSource sets what gets the module that a reference names. Without it a
+// reference is an error. An error of source may have a method Hint() string
+// that says what to write instead.
+func (c *Config) SetSource(source func(ref string) ([]byte, error)) { c.source = source }
+
+// UseModules says which keys are trusted and what becomes of other modules.
+func (c *Config) UseModules(m pipeline.Modules) { c.modules = m }
+
+// Fuel is what a call may use: per_call, and for process per_row with each row
+// of the batch besides. A loop in a batch of 8192 rows is stopped after 1 to 3
+// seconds with the defaults; the shipped kernels use 30 to 1000 per row.
+type Fuel struct {
+	// PerCall is for each call into the module, whatever it does: 10000 to 1e15.
+	PerCall int64 `yaml:"per_call"`
+	// PerRow is for each row of a batch besides: up to 1e9.
+	PerRow int64 `yaml:"per_row"`
+}
+
+// Values of Config.Metered.
+const (
+	MeteredAuto   = "auto"
+	MeteredAlways = "always"
+	MeteredNever  = "never"
+)
+
+const (
+	minFuelCall = 10_000
+	maxFuelCall = 1_000_000_000_000_000
+	maxFuelRow  = 1_000_000_000
+)
 
 // DefaultConfig is a Config where the YAML is silent.
 func DefaultConfig() Config {
-	return Config{Engine: EngineAuto, Memory: 64 << 20, OnError: OnErrorPass}
+	return Config{Engine: EngineAuto, Memory: 64 << 20, OnError: OnErrorPass, Metered: MeteredAuto, Fuel: Fuel{PerCall: 500_000_000, PerRow: 100_000},
+		MaxOutputRows: 1 << 20, MaxOutputBytes: 64 << 20, QuarantineAfter: 10}
 }
 
 // Validate checks the settings, reads the module, and checks the parameters
 // against its manifest.
 func (c *Config) Validate(p *pipeline.Problems) {
-	oneOf(p, "engine", c.Engine, EngineAuto, EngineWasmer, EngineWasmtime, EngineWazero)
-	oneOf(p, "on_error", c.OnError, OnErrorPass, OnErrorDrop, OnErrorStop)
-	if m := missing(c.Engine); m != "" {
-		p.Add("engine", m, "write wazero, or auto")
+	oneOf(p, "engine", c.Engine, EngineAuto, EngineWasmer, EngineWasmtime, EngineWazero, EngineWasmerUntrusted)
+	oneOf(p, "metered", c.Metered, MeteredAuto, MeteredAlways, MeteredNever)
+	if c.Fuel.PerCall < minFuelCall || c.Fuel.PerCall > maxFuelCall {
+		p.Add("fuel.per_call", fmt.Sprintf("%d is out of range", c.Fuel.PerCall), "write 10000 to 1000000000000000; 500000000 suits most modules")
 	}
-	if c.Memory < PageSize || c.Memory > maxPages*PageSize {
+	if c.Fuel.PerRow < 0 || c.Fuel.PerRow > maxFuelRow {
+		p.Add("fuel.per_row", fmt.Sprintf("%d is out of range", c.Fuel.PerRow), "write 0 to 1000000000; 100000 suits most modules")
+	}
+	if c.MaxOutputRows < 1 || c.MaxOutputRows > maxRows {
+		p.Add("max_output_rows", fmt.Sprintf("%d is out of range", c.MaxOutputRows), fmt.Sprintf("write 1 to %d", maxRows))
+	}
+	if c.MaxOutputBytes < 1 {
+		p.Add("max_output_bytes", fmt.Sprintf("%v is out of range", c.MaxOutputBytes), "write 1B or more; 64MiB suits most modules")
+	}
+	if c.QuarantineAfter < 0 {
+		p.Add("quarantine_after", fmt.Sprintf("%d is negative", c.QuarantineAfter), "write a number of batches, or 0 for never")
+	}
+	oneOf(p, "on_error", c.OnError, OnErrorPass, OnErrorDrop, OnErrorStop)
+	if c.Memory < PageSize || c.Memory > binfmt.MaxPages*PageSize {
 		p.Add("memory", fmt.Sprintf("%v is out of range", c.Memory), "write 64KiB to 4GiB; 64MiB suits most modules")
 	}
 	if c.Prefix != "" && !columnRE.MatchString(c.Prefix) {
@@ -71,18 +144,31 @@ func (c *Config) Validate(p *pipeline.Problems) {
 		p.Add("module", "is missing", "write "+shippedOr("a path to a .wasm file"))
 		return
 	}
-	wasm, err := Load(c.Module)
+	wasm, err := c.load()
 	if err != nil {
-		p.Add("module", err.Error(), "write "+shippedOr("a path to a .wasm file"))
+		hint := "write " + shippedOr("a path to a .wasm file")
+		var hinted interface{ Hint() string }
+		if errors.As(err, &hinted) {
+			hint = hinted.Hint()
+		}
+		p.Add("module", err.Error(), hint)
 		return
+	}
+	if c.Watch && (!isFile(c.Module) || IsReference(c.Module)) {
+		p.Add("watch", fmt.Sprintf("%s is no file that could change", c.Module), "take watch out, or name a .wasm file")
 	}
 	info, err := Inspect(wasm)
 	if err != nil {
 		p.Add("module", err.Error(), "use a module that is built for Penstock (see operators/sdk)")
 		return
 	}
-	if _, _, err := engineFor(c.Engine, &info); err != nil && missing(c.Engine) == "" {
-		p.Add("engine", err.Error(), "write auto or wazero")
+	if _, err := c.choose(wasm, &info); err != nil {
+		var refused *refusal
+		if errors.As(err, &refused) {
+			p.Add(refused.key, refused.message, refused.hint)
+		} else {
+			p.Add("module", err.Error(), "")
+		}
 	}
 	if need := pipeline.ByteSize(info.MemoryMin) * PageSize; need > c.Memory && c.Memory >= PageSize {
 		p.Add("memory", fmt.Sprintf("the module needs %v at its start, more than %v", need, c.Memory), fmt.Sprintf("write at least %v", need))
@@ -157,12 +243,12 @@ func unitPhrase(u string) string {
 	return " in " + u
 }
 
-// values returns the parameters in the manifest's order.
-func (c *Config) values(m *Manifest) ([]paramValue, error) {
+// values returns the parameters in the manifest's order, from those given.
+func (m *Manifest) values(params map[string]any) ([]paramValue, error) {
 	out := make([]paramValue, len(m.Params))
 	for i := range m.Params {
 		p := &m.Params[i]
-		v, given := c.Params[p.Name]
+		v, given := params[p.Name]
 		if !given {
 			v = p.Default
 		}
@@ -196,10 +282,33 @@ func shippedOr(other string) string {
 	return "one of " + strings.Join(names, ", ") + ", or " + other
 }
 
-// Load returns the module that a config names: a shipped one, or the file at
-// a path, which is what has a slash or ends in .wasm.
+// isFile tells the path of a module from the name of a shipped one.
+func isFile(name string) bool {
+	return strings.ContainsAny(name, `/\`) || strings.HasSuffix(name, ".wasm")
+}
+
+// IsReference reports whether name is a reference into an OCI registry or
+// layout folder, well formed or not.
+func IsReference(name string) bool {
+	return strings.HasPrefix(name, "oci:") || strings.HasPrefix(name, "oci-layout:")
+}
+
+// load returns the module that the config names.
+func (c *Config) load() ([]byte, error) {
+	if c.source != nil && IsReference(c.Module) {
+		return c.source(c.Module)
+	}
+	return Load(c.Module)
+}
+
+// Load returns a shipped module by its name, or the file at a path, which is
+// what has a slash or ends in .wasm. A reference is an error: only a pipeline
+// has a module store.
 func Load(name string) ([]byte, error) {
-	if !strings.ContainsAny(name, `/\`) && !strings.HasSuffix(name, ".wasm") {
+	if IsReference(name) {
+		return nil, fmt.Errorf("%s is a reference: `penstock operator pull` makes a file of it", name)
+	}
+	if !isFile(name) {
 		if b, ok := modules.Get(name); ok {
 			return b, nil
 		}

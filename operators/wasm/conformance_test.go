@@ -14,7 +14,10 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/penstock/penstock/operators/wasm/binfmt"
 	"github.com/penstock/penstock/operators/wasm/engine"
+	"github.com/penstock/penstock/operators/wasm/meter"
+	"github.com/penstock/penstock/operators/wasm/trust"
 )
 
 // What Penstock asks of every engine, one test per promise.
@@ -140,7 +143,7 @@ func TestConformanceInvalid(t *testing.T) {
 		for name, code := range map[string][]byte{
 			"nothing": {}, "cut short": valid[:len(valid)-1], "another version": append([]byte("\x00asm\x02\x00\x00\x00"), valid[8:]...),
 			"type error":   rawBody([]byte{0, 0x6a, 0x1a, 0x0b}),
-			"relaxed SIMD": vectorCode(0x100, tV128, tV128),
+			"relaxed SIMD": vectorCode(0x100, binfmt.V128, binfmt.V128),
 			"tail call":    rawBody([]byte{0, 0x12, 0, 0x0b}),
 			"atomics":      rawBody([]byte{0, 0x41, 0, 0xfe, 0x10, 2, 0, 0x1a, 0x0b}),
 		} {
@@ -157,15 +160,15 @@ func vectorCode(op uint32, operands ...byte) []byte {
 	for range operands {
 		body = append(append(body, 0xfd, 12), make([]byte, 16)...)
 	}
-	return rawBody(append(appendU32(append(body, 0xfd), op), 0x1a, 0x0b))
+	return rawBody(append(binfmt.AppendU32(append(body, 0xfd), op), 0x1a, 0x0b))
 }
 
 // rawBody is a module with one function of no arguments and this body.
 func rawBody(body []byte) []byte {
-	out := bytes.Clone(magic)
-	for _, s := range [][]byte{{secType, 1, 0x60, 0, 0}, {secFunc, 1, 0}, {secMemory, 1, 0, 1}, append([]byte{secExport, 1, 6}, "memory\x02\x00"...),
-		append(appendU32([]byte{secCode, 1}, uint32(len(body))), body...)} {
-		out = append(appendU32(append(out, s[0]), uint32(len(s)-1)), s[1:]...)
+	out := bytes.Clone(binfmt.Magic)
+	for _, s := range [][]byte{{binfmt.SecType, 1, 0x60, 0, 0}, {binfmt.SecFunc, 1, 0}, {binfmt.SecMemory, 1, 0, 1}, append([]byte{binfmt.SecExport, 1, 6}, "memory\x02\x00"...),
+		append(binfmt.AppendU32([]byte{binfmt.SecCode, 1}, uint32(len(body))), body...)} {
+		out = append(binfmt.AppendU32(append(out, s[0]), uint32(len(s)-1)), s[1:]...)
 	}
 	return out
 }
@@ -312,16 +315,16 @@ func TestConformanceHazards(t *testing.T) {
 		{"not of NaN lanes", `(v128.not (f64x2.abs (f64x2.splat (f64.div (f64.const 0) (f64.convert_i32_s (i32.sub (local.get 0) (i32.const 1)))))))`, ^uint64(0x7ff8000000000000), ^uint64(0x7ff8000000000000)},
 	} {
 		code := wat(t, vectorFunc(c.body))
-		o, err := parse(code)
+		o, err := binfmt.Parse(code)
 		require.NoError(t, err)
-		hazards, err := o.hazards()
+		hazards, err := o.Hazards()
 		require.NoError(t, err)
 		require.Len(t, hazards, 1, c.name)
 		for _, name := range engines {
 			if name == EngineWasmer {
-				_, _, err := engineFor(name, &Info{WasmerHazards: hazards})
+				_, _, err := chooseEngine(name, EngineWasmer, hazards, trust.Status{Shipped: true})
 				require.ErrorContains(t, err, "(vector) uses")
-				chosen, why, err := engineFor(EngineAuto, &Info{WasmerHazards: hazards})
+				chosen, why, err := chooseEngine(EngineAuto, EngineWasmer, hazards, trust.Status{Shipped: true})
 				require.NoError(t, err)
 				require.Equal(t, EngineWazero, chosen)
 				require.Contains(t, why, "wasmer gets this module wrong")
@@ -337,18 +340,18 @@ func TestConformanceHazards(t *testing.T) {
 func TestConformanceVectorExports(t *testing.T) {
 	for _, more := range []string{`(func (export "v") (param v128))`, `(func (export "v") (result v128) (v128.const i64x2 0 0))`, `(global (export "v") v128 (v128.const i64x2 0 0))`} {
 		text := allExports(more)
-		o, err := parse(wat(t, text))
+		o, err := binfmt.Parse(wat(t, text))
 		require.NoError(t, err)
-		require.Equal(t, []string{"it exports v, which has a vector in its type"}, o.vectorExports())
+		require.Equal(t, []string{"it exports v, which has a vector in its type"}, o.VectorExports())
 		for _, name := range engines {
 			if name != EngineWasmer {
 				require.EqualValues(t, 1, call(t, instance(t, name, text), "penstock_abi_version"))
 			}
 		}
 	}
-	o, err := parse(wat(t, allExports(`(func (export "f") (param f64)) (global (export "g") i64 (i64.const 1))`)))
+	o, err := binfmt.Parse(wat(t, allExports(`(func (export "f") (param f64)) (global (export "g") i64 (i64.const 1))`)))
 	require.NoError(t, err)
-	require.Empty(t, o.vectorExports())
+	require.Empty(t, o.VectorExports())
 }
 
 // floatSelect returns the second value for 0, and else the first, which was the
@@ -395,6 +398,41 @@ func TestConformanceFloatSelect(t *testing.T) {
 			for cond, want := range map[uint64]uint64{0: second, 1: first, 2: first, 0x80000000: first, 0xffffffff: first} {
 				require.Equal(t, want, call(t, i, "select", cond), "%s on %s for %#x", kind, name, cond)
 			}
+		}
+	}
+}
+
+// A module that is metered is mended too, and may then be larger than one from
+// outside.
+func TestMendAfterMetering(t *testing.T) {
+	var large strings.Builder // 9 MB, metered more than MaxModuleSize
+	for range 15 {
+		large.WriteString("(func " + strings.Repeat("(loop)", 200_000) + ")")
+	}
+	for _, text := range []string{floatSelects()["f64"], strings.TrimSuffix(strings.TrimSpace(floatSelects()["f64"]), ")") + large.String() + ")"} {
+		code := wat(t, text)
+		o, err := binfmt.Parse(code)
+		require.NoError(t, err)
+		require.Less(t, len(code), MaxModuleSize)
+		metered, err := meter.Instrument(code)
+		require.NoError(t, err)
+		if len(o.Code) > 1<<20 {
+			require.Greater(t, len(metered), MaxModuleSize)
+			mended, err := mend(EngineWazero, metered)
+			require.NoError(t, err)
+			require.NotEqual(t, metered, mended)
+			continue
+		}
+		for _, name := range engines {
+			mod, err := NewCompiler("", nil).Compile(name, metered)
+			require.NoError(t, err)
+			i, err := mod.Instantiate(nil)
+			require.NoError(t, err)
+			i.Memory()[0], i.Memory()[16] = 1, 2
+			require.EqualValues(t, 2, call(t, i, "select", 0), name)
+			require.EqualValues(t, 1, call(t, i, "select", 1), name)
+			require.NoError(t, i.Close())
+			require.NoError(t, mod.Close())
 		}
 	}
 }

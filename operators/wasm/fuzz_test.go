@@ -9,6 +9,7 @@ import (
 	"github.com/apache/arrow/go/v17/arrow/array"
 	"github.com/apache/arrow/go/v17/arrow/memory"
 
+	"github.com/penstock/penstock/operators/wasm/binfmt"
 	"github.com/penstock/penstock/pipeline"
 )
 
@@ -72,7 +73,7 @@ func FuzzImport(f *testing.F) {
 	f.Fuzz(func(t *testing.T, mem []byte, ptr uint32, rows int64) {
 		alloc := memory.NewCheckedAllocator(memory.DefaultAllocator)
 		defer alloc.AssertSize(t, 0)
-		im := importer{alloc: alloc, cols: fuzzColumns}
+		im := importer{alloc: alloc, cols: fuzzColumns, maxRows: 1000, maxBytes: 1 << 20}
 		cols, n, err := im.read(mem, ptr, rows)
 		_ = readSchema(mem, ptr, fuzzColumns)
 		if err != nil || len(cols) == 0 {
@@ -107,7 +108,7 @@ func FuzzImport(f *testing.F) {
 }
 
 func TestFuzzSeedIsSound(t *testing.T) {
-	im := importer{alloc: memory.DefaultAllocator, cols: fuzzColumns}
+	im := importer{alloc: memory.DefaultAllocator, cols: fuzzColumns, maxRows: 1000, maxBytes: 1 << 20}
 	cols, n, err := im.read(guestImage(4), 8, 4)
 	if err != nil || n != 4 || len(cols) != 6 {
 		t.Fatal(err, n, cols)
@@ -122,8 +123,8 @@ func FuzzInspect(f *testing.F) {
 	f.Fuzz(func(t *testing.T, wasm []byte) {
 		_, o, err := inspect(wasm)
 		if err == nil {
-			if capped, err := capMemory(wasm, o, max(o.minPages, 1)); err == nil {
-				if _, err := parse(capped); err != nil {
+			if capped, err := binfmt.CapMemory(wasm, o, max(o.MinPages, 1)); err == nil {
+				if _, err := binfmt.Parse(capped); err != nil {
 					t.Fatal(err)
 				}
 			}

@@ -6,7 +6,9 @@ import (
 	"math"
 	"strings"
 
+	"github.com/penstock/penstock/operators/wasm/binfmt"
 	"github.com/penstock/penstock/operators/wasm/engine"
+	"github.com/penstock/penstock/operators/wasm/meter"
 )
 
 // Reasons why a guest's call failed, as they are counted.
@@ -15,6 +17,8 @@ const (
 	reasonTrap   = "module_trap"       // it trapped, or broke a rule of the host
 	reasonOutput = "module_bad_output" // what it returned makes no sense
 	reasonMemory = "module_memory"     // the batch does not fit into its memory
+	reasonFuel   = "module_fuel"       // it did more than a call may
+	reasonStack  = "module_stack"      // its calls were nested too deep
 )
 
 // guestError is a failed call into the guest. fatal says that the instance is
@@ -34,30 +38,35 @@ func badOutput(what string, err error) error {
 
 // exports that every module has, and those for a kind.
 var (
-	commonExports = map[string]signature{
-		"penstock_abi_version": {"", types("i")},
-		"penstock_alloc":       {types("ii"), types("i")},
-		"penstock_free":        {types("iii"), ""},
-		"penstock_open":        {types("ii"), types("i")},
-		"penstock_bind":        {types("ii"), types("i")},
-		"penstock_process":     {types("ii"), types("i")},
-		"penstock_snapshot":    {types("i"), types("i")},
-		"penstock_restore":     {types("ii"), types("i")},
-		"penstock_last_error":  {types("i"), types("i")},
+	commonExports = map[string]binfmt.Signature{
+		"penstock_abi_version": sig("", "i"),
+		"penstock_alloc":       sig("ii", "i"),
+		"penstock_free":        sig("iii", ""),
+		"penstock_open":        sig("ii", "i"),
+		"penstock_bind":        sig("ii", "i"),
+		"penstock_process":     sig("ii", "i"),
+		"penstock_snapshot":    sig("i", "i"),
+		"penstock_restore":     sig("ii", "i"),
+		"penstock_last_error":  sig("i", "i"),
 	}
-	advanceExport = signature{types("Ii"), types("i")}
+	advanceExport = sig("Ii", "i")
 )
 
+// sig is a function type, written as types does.
+func sig(params, results string) binfmt.Signature {
+	return binfmt.Signature{Params: types(params), Results: types(results)}
+}
+
 // checkExports reports every export that is missing or of another type.
-func checkExports(o *outline, kind string) error {
+func checkExports(o *binfmt.Outline, kind string) error {
 	var errs []error
-	check := func(name string, want signature) {
-		e, ok := o.export(name)
+	check := func(name string, want binfmt.Signature) {
+		e, ok := o.Export(name)
 		switch {
 		case !ok:
 			errs = append(errs, fmt.Errorf("the module does not export the function %s %s", name, want))
-		case e.kind != kindFunc || e.sig != want:
-			errs = append(errs, fmt.Errorf("the module exports %s as %s, it must be %s", name, e.sig, want))
+		case e.Kind != binfmt.KindFunc || e.Sig != want:
+			errs = append(errs, fmt.Errorf("the module exports %s as %s, it must be %s", name, e.Sig, want))
 		}
 	}
 	for _, name := range sortedKeys(commonExports) {
@@ -66,10 +75,15 @@ func checkExports(o *outline, kind string) error {
 	if kind == KindEmit {
 		check("penstock_advance", advanceExport)
 	}
-	if _, ok := o.export("_initialize"); ok {
-		check("_initialize", signature{})
+	if _, ok := o.Export("_initialize"); ok {
+		check("_initialize", binfmt.Signature{})
 	}
-	if e, ok := o.export("memory"); !ok || e.kind != kindMemory {
+	for _, name := range meter.Reserved {
+		if _, ok := o.Export(name); ok {
+			errs = append(errs, fmt.Errorf("the module exports %s, which is the host's to add: rename it", name))
+		}
+	}
+	if e, ok := o.Export("memory"); !ok || e.Kind != binfmt.KindMemory {
 		errs = append(errs, errors.New(`the module does not export its memory as "memory"`))
 	}
 	return errors.Join(errs...)
@@ -83,19 +97,26 @@ type guest struct {
 
 	alloc, free, open, bind, process, advance, snapshot, restore, lastError engine.Function
 
+	fuel   Fuel
+	rows   int             // that the call at hand is given, and may use fuel for
+	budget int64           // of the last call
+	refuel engine.Function // nil when the module is not metered
+	left   engine.Global   // fuel
+	depth  engine.Global   // of the call stack, what is left
+
 	arena, size uint32
 	limit       uint64 // of the arena: the memory's
 }
 
 // newGuest makes an instance and runs _initialize.
-func newGuest(mod engine.Module, imports []engine.HostFunc, h *host, limit uint64) (*guest, error) {
+func newGuest(mod engine.Module, imports []engine.HostFunc, h *host, limit uint64, fuel Fuel) (*guest, error) {
 	h.inst, h.fault = nil, nil
 	inst, err := mod.Instantiate(imports)
 	if err != nil {
 		return nil, &guestError{reason: reasonTrap, fatal: true, err: err}
 	}
-	h.inst = inst
-	g := &guest{inst: inst, host: h, limit: limit}
+	g := &guest{inst: inst, host: h, limit: limit, fuel: fuel,
+		refuel: inst.Function(meter.RefuelFunction), left: inst.Global(meter.FuelGlobal), depth: inst.Global(meter.StackGlobal)}
 	for name, f := range map[string]*engine.Function{"alloc": &g.alloc, "free": &g.free, "open": &g.open, "bind": &g.bind, "process": &g.process,
 		"advance": &g.advance, "snapshot": &g.snapshot, "restore": &g.restore, "last_error": &g.lastError} {
 		*f = inst.Function("penstock_" + name)
@@ -107,6 +128,13 @@ func newGuest(mod engine.Module, imports []engine.HostFunc, h *host, limit uint6
 }
 
 func (g *guest) start() error {
+	// Metering makes this of a start function, which else has run already.
+	if start := g.inst.Function(meter.StartFunction); start != nil {
+		if _, err := g.call("start function", start); err != nil {
+			return err
+		}
+	}
+	g.host.inst = g.inst
 	if g.host.fault != nil {
 		return &guestError{reason: reasonTrap, fatal: true, err: g.host.fault}
 	}
@@ -120,7 +148,7 @@ func (g *guest) start() error {
 		return err
 	}
 	if v != abiVersion {
-		return fmt.Errorf("the module speaks ABI %d, this Penstock speaks %d", int32(v), abiVersion)
+		return &guestError{reason: reasonOutput, fatal: true, err: fmt.Errorf("the module speaks ABI %d, this Penstock speaks %d", int32(v), abiVersion)}
 	}
 	return nil
 }
@@ -132,14 +160,29 @@ func (g *guest) close() error {
 
 // call calls f; a trap or a broken rule is an error.
 func (g *guest) call(name string, f engine.Function, args ...uint64) (uint64, error) {
-	g.host.fault = nil
+	rows := g.rows
+	g.host.fault, g.rows = nil, 0
+	if g.refuel != nil {
+		g.budget = g.fuel.PerCall + int64(rows)*g.fuel.PerRow
+		if _, err := g.refuel.Call(uint64(g.budget)); err != nil {
+			g.mem = nil
+			return 0, &guestError{reason: reasonTrap, fatal: true, err: fmt.Errorf("%s: %w", meter.RefuelFunction, err)}
+		}
+	}
 	v, err := f.Call(args...)
-	if g.host.fault != nil {
+	reason := reasonTrap
+	switch {
+	case g.host.fault != nil:
 		err = g.host.fault
+	case err == nil || g.refuel == nil:
+	case int32(g.depth.Get()) < 0:
+		reason, err = reasonStack, errors.New("its calls are nested too deep: is there a recursion without an end?")
+	case int64(g.left.Get()) < 0:
+		reason, err = reasonFuel, fmt.Errorf("it did more than %d instructions for %d rows: if it needs more, raise fuel", g.budget, rows)
 	}
 	if err != nil {
 		g.mem = nil
-		return 0, &guestError{reason: reasonTrap, fatal: true, err: fmt.Errorf("%s: %w", name, err)}
+		return 0, &guestError{reason: reason, fatal: true, err: fmt.Errorf("%s: %w", name, err)}
 	}
 	g.mem = g.inst.Memory()
 	return v, nil

@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/penstock/penstock/operators/modules"
+	"github.com/penstock/penstock/operators/wasm/binfmt"
 )
 
 // vectorFunc is a map module with one more function, which computes a v128
@@ -41,9 +42,9 @@ func TestHazards(t *testing.T) {
 		{`(block (result v128) (drop (i32.trunc_sat_f64_s (local.get 3))) (memory.fill (i32.const 0) (i32.const 0) (i32.const 9)) (return (i64.const 3)) (select) (v128.not) )`, ""},
 		{`(block (result v128) (br_table 0 0 (v128.const i64x2 1 1) (local.get 0)))`, ""},
 	} {
-		o, err := parse(wat(t, vectorFunc(c.body)))
+		o, err := binfmt.Parse(wat(t, vectorFunc(c.body)))
 		require.NoError(t, err)
-		got, err := o.hazards()
+		got, err := o.Hazards()
 		require.NoError(t, err, c.body)
 		if c.hazard == "" {
 			require.Empty(t, got, c.body)
@@ -69,10 +70,10 @@ func TestScanKnowsAllCode(t *testing.T) {
 	cmd.Env = append(os.Environ(), "GOOS=wasip1", "GOARCH=wasm")
 	out, err := cmd.CombinedOutput()
 	require.NoError(t, err, string(out))
-	o, err := parse(readFile(t, dir+"/main.wasm"))
+	o, err := binfmt.Parse(readFile(t, dir+"/main.wasm"))
 	require.NoError(t, err)
-	require.Greater(t, len(o.funcs), 500)
-	got, err := o.hazards()
+	require.Greater(t, len(o.Funcs), 500)
+	got, err := o.Hazards()
 	require.NoError(t, err)
 	require.Empty(t, got)
 }

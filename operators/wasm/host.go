@@ -11,6 +11,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/penstock/penstock/operators/wasm/binfmt"
 	"github.com/penstock/penstock/operators/wasm/engine"
 	"github.com/penstock/penstock/pipeline"
 )
@@ -169,7 +170,7 @@ func (h *host) functions() []engine.HostFunc {
 
 // imports returns the host functions that the module asks for, and an error
 // that names those that do not exist or are of another type.
-func (h *host) imports(o *outline) ([]engine.HostFunc, error) {
+func (h *host) imports(o *binfmt.Outline) ([]engine.HostFunc, error) {
 	have := map[[2]string]engine.HostFunc{}
 	for _, f := range h.functions() {
 		have[[2]string{f.Module, f.Name}] = f
@@ -177,16 +178,16 @@ func (h *host) imports(o *outline) ([]engine.HostFunc, error) {
 	taken := map[[2]string]bool{}
 	var out []engine.HostFunc
 	var errs []error
-	for _, im := range o.imports {
-		key := [2]string{im.module, im.name}
+	for _, im := range o.Imports {
+		key := [2]string{im.Module, im.Name}
 		f, ok := have[key]
 		switch {
-		case im.kind != kindFunc:
-			errs = append(errs, fmt.Errorf("the module imports %s.%s, which is no function: nothing else is offered", im.module, im.name))
+		case im.Kind != binfmt.KindFunc:
+			errs = append(errs, fmt.Errorf("the module imports %s.%s, which is no function: nothing else is offered", im.Module, im.Name))
 		case !ok:
-			errs = append(errs, fmt.Errorf("the module imports the function %s.%s, which Penstock does not offer", im.module, im.name))
-		case im.sig != signature{f.Params, f.Results}:
-			errs = append(errs, fmt.Errorf("the module imports %s.%s as %s, it is %s", im.module, im.name, im.sig, signature{f.Params, f.Results}))
+			errs = append(errs, fmt.Errorf("the module imports the function %s.%s, which Penstock does not offer", im.Module, im.Name))
+		case im.Sig != binfmt.Signature{Params: f.Params, Results: f.Results}:
+			errs = append(errs, fmt.Errorf("the module imports %s.%s as %s, it is %s", im.Module, im.Name, im.Sig, binfmt.Signature{Params: f.Params, Results: f.Results}))
 		case !taken[key]:
 			taken[key] = true
 			out = append(out, f)

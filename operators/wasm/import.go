@@ -22,6 +22,9 @@ type importer struct {
 	alloc memory.Allocator
 	cols  []Column
 	mem   view
+	// maxRows and maxBytes bound what one call may hand out.
+	maxRows  int64
+	maxBytes uint64
 	// left is how many bytes may still be copied out of this call: columns
 	// may overlap in the guest, so its memory is no bound for their sum.
 	left uint64
@@ -35,7 +38,7 @@ const anyRows = -1
 // read copies out the record at ptr and returns its columns, which the caller
 // owns, in a slice that the next read overwrites, and its number of rows.
 func (im *importer) read(mem view, ptr uint32, rows int64) ([]arrow.Array, int64, error) {
-	im.mem, im.left, im.out = mem, uint64(len(mem)), im.out[:0]
+	im.mem, im.left, im.out = mem, min(uint64(len(mem)), im.maxBytes), im.out[:0]
 	n, err := im.record(ptr, rows)
 	if err != nil {
 		for _, a := range im.out {
@@ -54,6 +57,9 @@ func (im *importer) record(ptr uint32, rows int64) (int64, error) {
 	}
 	if rows != anyRows && root.length != rows {
 		return 0, fmt.Errorf("output record: %d rows for %d input rows", root.length, rows)
+	}
+	if rows == anyRows && root.length > im.maxRows {
+		return 0, fmt.Errorf("output record: %d rows, the limit is %d (max_output_rows)", root.length, im.maxRows)
 	}
 	if rows == anyRows && root.length == 0 && root.nChildren == 0 {
 		return 0, nil
@@ -180,7 +186,7 @@ func canonicalNaN(v []float64) {
 
 func (im *importer) take(n uint64) (*memory.Buffer, error) {
 	if n > im.left {
-		return nil, errors.New("the columns together are larger than the guest's memory")
+		return nil, fmt.Errorf("the columns together are larger than the guest's memory or %d bytes (max_output_bytes)", im.maxBytes)
 	}
 	im.left -= n
 	b := memory.NewResizableBuffer(im.alloc)

@@ -8,13 +8,15 @@ import (
 	"maps"
 	"slices"
 
+	"github.com/penstock/penstock/operators/wasm/binfmt"
+	"github.com/penstock/penstock/operators/wasm/trust"
 	"github.com/penstock/penstock/pipeline"
 )
 
 // Info is what can be known of a module without running it.
 type Info struct {
 	Manifest             Manifest
-	Digest               string // SHA-256 of the file, in hex
+	Digest               string // SHA-256 of the whole file, signatures included, in hex
 	Size                 int
 	Imports              []string // "module.name (params) -> (results)"
 	Exports              []string // "name (params) -> (results)"
@@ -22,6 +24,8 @@ type Info struct {
 	// WasmerHazards are uses of what Wasmer 2.0 computes wrongly or ends at;
 	// a module that has any runs on wazero only.
 	WasmerHazards []string
+	// Signatures are those that the module has; all of them hold.
+	Signatures []trust.Signature
 }
 
 // Inspect reads a module's outline and manifest and checks that Penstock can
@@ -32,8 +36,8 @@ func Inspect(wasm []byte) (Info, error) {
 	return info, err
 }
 
-func inspect(wasm []byte) (Info, *outline, error) {
-	o, err := parse(wasm)
+func inspect(wasm []byte) (Info, *binfmt.Outline, error) {
+	o, err := binfmt.Parse(wasm)
 	if err != nil {
 		return Info{}, nil, err
 	}
@@ -47,29 +51,33 @@ func inspect(wasm []byte) (Info, *outline, error) {
 	if _, err := (&host{}).imports(o); err != nil {
 		return Info{}, nil, err
 	}
-	hazards, err := o.hazards()
+	hazards, err := o.Hazards()
+	if err != nil {
+		return Info{}, nil, err
+	}
+	signatures, err := trust.Verify(wasm)
 	if err != nil {
 		return Info{}, nil, err
 	}
 	digest := sha256.Sum256(wasm)
-	info := Info{Manifest: m, Digest: hex.EncodeToString(digest[:]), Size: len(wasm), MemoryMin: o.minPages, MemoryMax: o.maxPages, WasmerHazards: append(hazards, o.vectorExports()...)}
-	for _, im := range o.imports {
-		info.Imports = append(info.Imports, fmt.Sprintf("%s.%s %s", im.module, im.name, im.sig))
+	info := Info{Manifest: m, Digest: hex.EncodeToString(digest[:]), Size: len(wasm), MemoryMin: o.MinPages, MemoryMax: o.MaxPages, WasmerHazards: append(hazards, o.VectorExports()...), Signatures: signatures}
+	for _, im := range o.Imports {
+		info.Imports = append(info.Imports, fmt.Sprintf("%s.%s %s", im.Module, im.Name, im.Sig))
 	}
-	for _, e := range o.exports {
-		if e.kind == kindFunc {
-			info.Exports = append(info.Exports, fmt.Sprintf("%s %s", e.name, e.sig))
+	for _, e := range o.Exports {
+		if e.Kind == binfmt.KindFunc {
+			info.Exports = append(info.Exports, fmt.Sprintf("%s %s", e.Name, e.Sig))
 		}
 	}
 	return info, o, nil
 }
 
-func checkMemory(o *outline) error {
-	if !o.hasMemory {
+func checkMemory(o *binfmt.Outline) error {
+	if !o.HasMemory {
 		return errors.New("the module has no memory of its own")
 	}
-	if o.minPages > maxPages || o.maxPages > maxPages || o.minPages > o.maxPages {
-		return fmt.Errorf("the module declares a memory of %d to %d pages", o.minPages, o.maxPages)
+	if o.MinPages > binfmt.MaxPages || o.MaxPages > binfmt.MaxPages || o.MinPages > o.MaxPages {
+		return fmt.Errorf("the module declares a memory of %d to %d pages", o.MinPages, o.MaxPages)
 	}
 	return nil
 }

@@ -14,6 +14,8 @@ import (
 
 	"github.com/apache/arrow/go/v17/arrow"
 
+	"github.com/penstock/penstock/operators/wasm/binfmt"
+	"github.com/penstock/penstock/operators/wasm/trust"
 	"github.com/penstock/penstock/pipeline"
 )
 
@@ -46,6 +48,11 @@ type Manifest struct {
 	Input   []Column `json:"input"`
 	Output  []Column `json:"output"`
 	Limits  Limits   `json:"limits,omitzero"`
+	// State names the layout of the module's snapshots: a module of the same
+	// name whose manifest says the same goes on with them. Empty: only the very
+	// same build does.
+	State  string   `json:"state,omitempty"`
+	Golden []Golden `json:"golden,omitempty"`
 }
 
 // Param is one parameter. Default, Min and Max are written as the value is in
@@ -78,23 +85,27 @@ type Limits struct {
 
 // ReadManifest returns the manifest that travels in wasm, validated.
 func ReadManifest(wasm []byte) (Manifest, error) {
-	secs, err := sections(wasm)
+	secs, err := binfmt.Sections(wasm)
 	if err != nil {
 		return Manifest{}, err
 	}
 	var found []byte
 	for _, s := range secs {
-		if s.id == secCustom && s.name == manifestSection {
+		if s.ID == binfmt.SecCustom && s.Name == manifestSection {
 			if found != nil {
 				return Manifest{}, fmt.Errorf("the module has two %q sections", manifestSection)
 			}
-			found = s.body
+			found = s.Body
 		}
 	}
 	if found == nil {
 		return Manifest{}, fmt.Errorf("the module has no manifest (custom section %q): add one with `penstock operator pack`", manifestSection)
 	}
-	return ParseManifest(found)
+	m, err := ParseManifest(found)
+	if err == nil {
+		err = m.complete()
+	}
+	return m, err
 }
 
 // ParseManifest reads and validates a manifest's JSON. Unknown keys are errors.
@@ -117,12 +128,14 @@ func ParseManifest(text []byte) (Manifest, error) {
 	return m, nil
 }
 
-// Pack returns wasm with m as its manifest; one that it has is replaced.
+// Pack returns wasm with m as its manifest; one that it has is replaced, and
+// signatures, which would not hold, are left out. Golden vectors without a
+// digest are refused: see [FillGolden].
 func Pack(wasm []byte, m Manifest) ([]byte, error) {
-	if err := m.Validate(); err != nil {
+	if err := errors.Join(m.Validate(), m.complete()); err != nil {
 		return nil, err
 	}
-	secs, err := sections(wasm)
+	secs, err := binfmt.Sections(wasm)
 	if err != nil {
 		return nil, err
 	}
@@ -133,17 +146,17 @@ func Pack(wasm []byte, m Manifest) ([]byte, error) {
 	if len(text) > maxManifest {
 		return nil, fmt.Errorf("the manifest has %d bytes, the limit is %d", len(text), maxManifest)
 	}
-	out := slices.Clone(magic)
+	out := slices.Clone(binfmt.Magic)
 	for _, s := range secs {
-		if s.id != secCustom || s.name != manifestSection {
-			out = append(out, wasm[s.start:s.end]...)
+		if s.ID != binfmt.SecCustom || s.Name != manifestSection && s.Name != trust.Section {
+			out = append(out, wasm[s.Start:s.End]...)
 		}
 	}
-	body := appendU32(nil, uint32(len(manifestSection)))
+	body := binfmt.AppendU32(nil, uint32(len(manifestSection)))
 	body = append(body, manifestSection...)
 	body = append(body, text...)
-	out = append(out, secCustom)
-	out = appendU32(out, uint32(len(body)))
+	out = append(out, binfmt.SecCustom)
+	out = binfmt.AppendU32(out, uint32(len(body)))
 	return append(out, body...), nil
 }
 
@@ -175,8 +188,8 @@ func (m *Manifest) Validate() error {
 	if len(m.Params) > maxParams {
 		bad("%d params, the limit is %d", len(m.Params), maxParams)
 	}
-	if n := m.Limits.MemoryPages; n > maxPages {
-		bad("limits.memory_pages %d: 32-bit memory has at most %d", n, maxPages)
+	if n := m.Limits.MemoryPages; n > binfmt.MaxPages {
+		bad("limits.memory_pages %d: 32-bit memory has at most %d", n, binfmt.MaxPages)
 	}
 	seen := map[string]bool{}
 	for i := range m.Params {
@@ -225,6 +238,9 @@ func (m *Manifest) Validate() error {
 		if tags > 1 {
 			bad("%s has %d tag columns, at most one is possible", l.what, tags)
 		}
+	}
+	if len(errs) == 0 { // they are made from what is right
+		return m.validateGolden()
 	}
 	return errors.Join(errs...)
 }

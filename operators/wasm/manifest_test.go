@@ -7,6 +7,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/penstock/penstock/operators/wasm/binfmt"
 	"github.com/penstock/penstock/pipeline"
 )
 
@@ -30,7 +31,7 @@ func TestPack(t *testing.T) {
 	require.ErrorContains(t, err, `version "": write a semantic version`)
 	_, err = Pack([]byte("(module)"), again)
 	require.ErrorContains(t, err, "not a WebAssembly core module")
-	_, err = ReadManifest(magic)
+	_, err = ReadManifest(binfmt.Magic)
 	require.ErrorContains(t, err, "has no manifest")
 }
 
@@ -125,8 +126,7 @@ func TestParamValues(t *testing.T) {
 		"input":[{"name":"value","type":"float64"}],"output":[{"name":"y","type":"float64"}]}`))
 	require.NoError(t, err)
 	values := func(v map[string]any) []paramValue {
-		c := Config{Params: v}
-		out, err := c.values(&m)
+		out, err := m.values(v)
 		require.NoError(t, err)
 		return out
 	}
@@ -147,7 +147,7 @@ func TestInspect(t *testing.T) {
 	require.Contains(t, info.Imports, "wasi_snapshot_preview1.clock_time_get (i32 i64 i32) -> (i32)")
 	require.Contains(t, info.Exports, "penstock_advance (i64 i32) -> (i32)")
 	require.Equal(t, uint64(2), info.MemoryMin)
-	require.Equal(t, uint64(maxPages), info.MemoryMax)
+	require.Equal(t, uint64(binfmt.MaxPages), info.MemoryMax)
 	require.Len(t, info.Digest, 64)
 }
 

@@ -13,7 +13,9 @@ import (
 	"github.com/apache/arrow/go/v17/arrow/array"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/penstock/penstock/operators/wasm/binfmt"
 	"github.com/penstock/penstock/operators/wasm/engine"
+	"github.com/penstock/penstock/operators/wasm/meter"
 	"github.com/penstock/penstock/pipeline"
 )
 
@@ -23,15 +25,15 @@ type Operator struct {
 	cfg    Config
 	env    pipeline.Env
 	info   Info
-	code   []byte // with the memory's maximum lowered to the limit
+	code   []byte // with the memory's maximum lowered to the limit, and metered
 	params []paramValue
 	host   *host
 	funcs  []engine.HostFunc
-	failed *prometheus.CounterVec
+	lost   *prometheus.CounterVec // rows
+	quarantine
 
+	choice   Choice
 	compiler *Compiler
-	engine   string // its name
-	why      string // it was chosen
 	mod      engine.Module
 	guest    *guest // nil after a fatal failure, until the next batch
 
@@ -51,23 +53,33 @@ func New(cfg Config, env pipeline.Env) (*Operator, error) {
 
 // NewWith is New with a compiler that operators share.
 func NewWith(cfg Config, env pipeline.Env, compiler *Compiler) (*Operator, error) {
-	wasm, err := Load(cfg.Module)
+	wasm, err := cfg.load()
 	if err != nil {
 		return nil, fmt.Errorf("module: %w", err)
 	}
+	return newFrom(wasm, cfg, env, compiler)
+}
+
+// newFrom is NewWith for a module that has been read.
+func newFrom(wasm []byte, cfg Config, env pipeline.Env, compiler *Compiler) (*Operator, error) {
 	info, o, err := inspect(wasm)
 	if err != nil {
 		return nil, fmt.Errorf("module %s: %w", cfg.Module, err)
 	}
-	op := &Operator{cfg: cfg, env: env, info: info, compiler: compiler}
-	if op.params, err = cfg.values(&info.Manifest); err != nil {
+	op := &Operator{cfg: cfg, env: env, info: info, compiler: compiler, quarantine: quarantine{after: cfg.QuarantineAfter}}
+	if op.params, err = info.Manifest.values(cfg.Params); err != nil {
 		return nil, err
 	}
-	if op.code, err = capMemory(wasm, o, pages(cfg.Memory)); err != nil {
+	if op.code, err = binfmt.CapMemory(wasm, o, pages(cfg.Memory)); err != nil {
 		return nil, fmt.Errorf("module %s: %w", cfg.Module, err)
 	}
-	if op.engine, op.why, err = engineFor(cfg.Engine, &info); err != nil {
+	if op.choice, err = cfg.choose(wasm, &info); err != nil {
 		return nil, err
+	}
+	if metered(&cfg, op.choice.Trust.Trusted()) {
+		if op.code, err = meter.Instrument(op.code); err != nil {
+			return nil, fmt.Errorf("module %s: %w", cfg.Module, err)
+		}
 	}
 	module, _ := op.Module()
 	if op.host, err = newHost(env, module, cfg.Seed); err != nil {
@@ -76,37 +88,47 @@ func NewWith(cfg Config, env pipeline.Env, compiler *Compiler) (*Operator, error
 	if op.funcs, err = op.host.imports(o); err != nil {
 		return nil, fmt.Errorf("module %s: %w", cfg.Module, err)
 	}
-	op.failed = prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: "penstock", Name: "module_failed_rows_total",
+	return op, op.register()
+}
+
+// register registers what the operator counts.
+func (op *Operator) register() error {
+	op.lost = prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: "penstock", Name: "module_failed_rows_total",
 		Help: "Rows of batches on which a Wasm module failed, by reason."}, []string{"operator", "reason"})
-	if err := register(env.Meter, &op.failed); err != nil {
-		return nil, err
+	if err := register(op.env.Meter, &op.lost); err != nil {
+		return err
 	}
-	return op, nil
+	return op.quarantine.register(op.env)
 }
 
 // Module returns name@version of the module and the engine that runs it.
 func (op *Operator) Module() (module, engine string) {
-	return op.info.Manifest.Name + "@" + op.info.Manifest.Version, op.engine
+	return op.info.Manifest.Name + "@" + op.info.Manifest.Version, op.choice.Engine
 }
+
+// Choice is which engine runs the module, and why.
+func (op *Operator) Choice() Choice { return op.choice }
 
 // Digest is the SHA-256 of the module, in hex: another build of it does not
 // understand this one's state.
 func (op *Operator) Digest() string { return op.info.Digest }
 
-// Open compiles and starts the module and binds it to its input.
+// Open compiles the module, runs its golden vectors, starts it and binds it to
+// its input.
 func (op *Operator) Open(_ context.Context, in *arrow.Schema) (*arrow.Schema, error) {
 	if err := op.bindSchemas(in); err != nil {
 		return nil, err
 	}
 	var err error
-	if op.mod, err = op.compiler.Compile(op.engine, op.code); err != nil {
+	if op.mod, err = op.compiler.Compile(op.choice.Engine, op.code); err != nil {
 		return nil, fmt.Errorf("module %s: %w", op.cfg.Module, err)
+	}
+	if err := op.checkGolden(); err != nil {
+		return nil, err
 	}
 	if err := op.instantiate(); err != nil {
 		return nil, fmt.Errorf("module %s: %w", op.cfg.Module, err)
 	}
-	module, engine := op.Module()
-	op.env.Log.Info("module runs", "module", module, "engine", engine, "because", op.why)
 	return op.out, nil
 }
 
@@ -152,7 +174,7 @@ func (op *Operator) bindSchemas(in *arrow.Schema) error {
 		return err
 	}
 	op.exp = newExporter(cols)
-	op.imp = importer{alloc: op.env.Alloc, cols: op.outs}
+	op.imp = importer{alloc: op.env.Alloc, cols: op.outs, maxRows: int64(op.cfg.MaxOutputRows), maxBytes: uint64(op.cfg.MaxOutputBytes)}
 	op.out = arrow.NewSchema(fields, nil)
 	return nil
 }
@@ -170,7 +192,7 @@ func fieldNames(s *arrow.Schema) string {
 
 // instantiate makes a fresh guest, opened and bound.
 func (op *Operator) instantiate() error {
-	g, err := newGuest(op.mod, op.funcs, op.host, uint64(op.cfg.Memory))
+	g, err := newGuest(op.mod, op.funcs, op.host, uint64(op.cfg.Memory), op.cfg.Fuel)
 	if err != nil {
 		return err
 	}
@@ -191,14 +213,23 @@ func (op *Operator) Process(_ context.Context, in arrow.Record, out pipeline.Emi
 	if rows == 0 {
 		return nil
 	}
+	if op.quarantined {
+		return op.pass(reasonQuarantine, in, out)
+	}
 	need, err := op.exp.plan(in)
 	if err != nil {
 		return pipeline.Permanent(err)
 	}
 	made, n, err := op.run(need, rows)
 	if err != nil {
-		return op.failure(err, in, out)
+		if err := op.failed(err, callProcess, rows); err != nil {
+			return err
+		}
+		var ge *guestError
+		errors.As(err, &ge)
+		return op.pass(ge.reason, in, out)
 	}
+	op.failures[callProcess] = 0
 	return op.emit(in, made, n, out)
 }
 
@@ -216,6 +247,7 @@ func (op *Operator) run(need uint64, rows int) ([]arrow.Array, int64, error) {
 		return nil, 0, err
 	}
 	op.exp.write(m, rows)
+	g.rows = rows
 	if err := g.do("penstock_process", g.process, uint64(m.ptr(inOff)), uint64(m.ptr(outOff))); err != nil {
 		return nil, 0, err
 	}
@@ -255,30 +287,51 @@ func (op *Operator) emit(in arrow.Record, made []arrow.Array, rows int64, out pi
 	return err
 }
 
-// failure treats a failed batch as on_error says.
-func (op *Operator) failure(err error, in arrow.Record, out pipeline.Emitter) error {
+// failed takes a failed call: it logs and counts it and frees the guest when
+// it is in an unknown state, or in quarantine from now on. It returns an error,
+// which is permanent, when the pipeline is to stop.
+func (op *Operator) failed(err error, call, rows int) error {
 	var ge *guestError
 	if !errors.As(err, &ge) {
 		return pipeline.Permanent(err)
 	}
-	if ge.fatal && op.guest != nil {
-		err = errors.Join(err, op.guest.close())
-		op.guest = nil
-	}
-	rows := 0
-	if in != nil {
-		rows = int(in.NumRows())
-	}
 	module, eng := op.Module()
-	op.failed.WithLabelValues(op.env.Name, ge.reason).Add(float64(rows))
 	op.host.failure(err, eng, rows, ge.fatal)
-	switch {
-	case op.cfg.OnError == OnErrorStop:
+	if ge.fatal {
+		err = errors.Join(err, op.drop())
+	}
+	if op.cfg.OnError == OnErrorStop {
+		op.lost.WithLabelValues(op.env.Name, ge.reason).Add(float64(rows))
 		return pipeline.Permanent(fmt.Errorf("module %s: %w", module, err))
-	case in == nil:
+	}
+	if !op.count(call) {
 		return nil
-	case op.cfg.OnError == OnErrorDrop || op.info.Manifest.Kind == KindEmit:
-		op.env.Meter.Dropped(op.env.Name, ge.reason, rows)
+	}
+	op.host.log.Error("module in quarantine: it is not called any more, its batches go by on_error; mend or replace it, a change of its settings ends this",
+		"failures", op.after, "digest", op.info.Digest, "error", err)
+	if err := op.drop(); err != nil {
+		return pipeline.Permanent(err)
+	}
+	return nil
+}
+
+// drop frees the guest, whose state is lost.
+func (op *Operator) drop() error {
+	if op.guest == nil {
+		return nil
+	}
+	err := op.guest.close()
+	op.guest = nil
+	return err
+}
+
+// pass hands on in, or not, as on_error says of a batch that the module did
+// nothing with.
+func (op *Operator) pass(reason string, in arrow.Record, out pipeline.Emitter) error {
+	rows := int(in.NumRows())
+	op.lost.WithLabelValues(op.env.Name, reason).Add(float64(rows))
+	if op.cfg.OnError != OnErrorPass || op.info.Manifest.Kind == KindEmit {
+		op.env.Meter.Dropped(op.env.Name, reason, rows)
 		return nil
 	}
 	made := make([]arrow.Array, len(op.outs))
@@ -291,13 +344,14 @@ func (op *Operator) failure(err error, in arrow.Record, out pipeline.Emitter) er
 // Advance sets the guest's clock and lets an emit module close what is due.
 func (op *Operator) Advance(_ context.Context, watermark arrow.Timestamp, out pipeline.Emitter) error {
 	op.host.watermark = int64(watermark)
-	if op.info.Manifest.Kind != KindEmit {
+	if op.info.Manifest.Kind != KindEmit || op.quarantined {
 		return nil
 	}
 	made, n, err := op.advance(int64(watermark))
 	if err != nil {
-		return op.failure(err, nil, out)
+		return op.failed(err, callAdvance, 0)
 	}
+	op.failures[callAdvance] = 0
 	return op.emit(nil, made, n, out)
 }
 
@@ -321,11 +375,7 @@ func (op *Operator) advance(watermark int64) ([]arrow.Array, int64, error) {
 
 // Close frees the guest and gives the module back.
 func (op *Operator) Close(context.Context) error {
-	var errs []error
-	if op.guest != nil {
-		errs = append(errs, op.guest.close())
-		op.guest = nil
-	}
+	errs := []error{op.drop()}
 	if op.mod != nil {
 		errs = append(errs, op.mod.Close())
 		op.mod = nil

@@ -17,25 +17,31 @@ type stateHeader struct {
 	Name      string `json:"name"`
 	Version   string `json:"version"`
 	Digest    string `json:"digest"` // of the module
+	State     string `json:"state"`  // of its manifest
 	Watermark int64  `json:"watermark"`
 	Random    uint64 `json:"random"`
 	Size      int    `json:"size"` // of the guest's bytes; -1 for a guest without state
+
+	Failures    [numCalls]int `json:"failures"` // in a row
+	Quarantined bool          `json:"quarantined,omitempty"`
 }
 
 const maxStateHeader = 4096
 
 // Snapshot writes, behind a header that names the module, what the guest says
-// is its state. A guest that was lost to a trap has none.
+// is its state. A guest that was lost to a trap has none; nor does one that
+// fails to say it, which is a failure as one on a batch is, and goes on afresh:
+// what follows is then the same as after a restart.
 func (op *Operator) Snapshot(w io.Writer) error {
-	h := stateHeader{Name: op.info.Manifest.Name, Version: op.info.Manifest.Version, Digest: op.info.Digest, Size: -1}
-	var state []byte
+	h := stateHeader{Name: op.info.Manifest.Name, Version: op.info.Manifest.Version, Digest: op.info.Digest, State: op.info.Manifest.State, Size: -1}
+	state, err := op.state()
+	if err != nil {
+		return err
+	}
 	if op.guest != nil {
-		var err error
-		if state, err = op.guest.state(); err != nil {
-			return fmt.Errorf("module %s: %w", op.info.Manifest.Name, err)
-		}
 		h.Size = len(state)
 	}
+	h.Failures, h.Quarantined = op.failures, op.quarantined
 	h.Watermark, h.Random = op.host.watermark, op.host.random
 	text, err := json.Marshal(h)
 	if err != nil {
@@ -49,20 +55,31 @@ func (op *Operator) Snapshot(w io.Writer) error {
 	return err
 }
 
-// Restore brings back what Snapshot wrote. State of another module, or of
-// another version of it, is refused: only the module knows its layout.
+func (op *Operator) state() ([]byte, error) {
+	if op.guest == nil {
+		return nil, nil
+	}
+	state, err := op.guest.state()
+	if err == nil {
+		op.failures[callSnapshot] = 0
+		return state, nil
+	}
+	var ge *guestError
+	if errors.As(err, &ge) {
+		ge.fatal = true
+	}
+	return nil, op.failed(err, callSnapshot, 0)
+}
+
+// Restore brings back what Snapshot wrote. State of another module is refused,
+// and that of another build of it unless both manifests name the same layout of
+// their state: only the module knows it.
 func (op *Operator) Restore(r io.Reader) error {
-	h, state, err := readState(r, int64(op.cfg.Memory))
+	h, state, err := op.readState(r)
 	if err != nil {
-		return fmt.Errorf("state of module %s: %w", op.info.Manifest.Name, err)
+		return err
 	}
 	m := &op.info.Manifest
-	if h.Name != m.Name || h.Version != m.Version {
-		return fmt.Errorf("the state was written by module %s@%s, this is %s@%s", h.Name, h.Version, m.Name, m.Version)
-	}
-	if h.Digest != op.info.Digest {
-		return fmt.Errorf("the state was written by another build of module %s@%s (digest %.12s, this is %.12s)", m.Name, m.Version, h.Digest, op.info.Digest)
-	}
 	if op.guest == nil {
 		return errors.New("Restore comes before Open")
 	}
@@ -73,7 +90,39 @@ func (op *Operator) Restore(r io.Reader) error {
 		}
 	}
 	op.host.random = h.Random
+	if h.Digest != op.info.Digest {
+		return nil // what the other module has failed at is not held against this one
+	}
+	op.failures = h.Failures
+	op.set(h.Quarantined)
+	if h.Quarantined {
+		op.host.log.Error("module still in quarantine: it is not called any more; mend or replace it, a change of its settings ends this", "digest", op.info.Digest)
+		return op.drop()
+	}
 	return nil
+}
+
+// Understands says why Restore would refuse this state, or nil. The module is
+// not asked.
+func (op *Operator) Understands(state []byte) error {
+	_, _, err := op.readState(bytes.NewReader(state))
+	return err
+}
+
+// readState reads a state and checks that this module is to understand it.
+func (op *Operator) readState(r io.Reader) (stateHeader, []byte, error) {
+	m := &op.info.Manifest
+	h, state, err := readState(r, int64(op.cfg.Memory))
+	switch {
+	case err != nil:
+		err = fmt.Errorf("state of module %s: %w", m.Name, err)
+	case h.Name == m.Name && h.State == m.State && m.State != "":
+	case h.Name != m.Name || h.Version != m.Version:
+		err = fmt.Errorf("the state was written by module %s@%s, this is %s@%s", h.Name, h.Version, m.Name, m.Version)
+	case h.Digest != op.info.Digest:
+		err = fmt.Errorf("the state was written by another build of module %s@%s (digest %.12s, this is %.12s)", m.Name, m.Version, h.Digest, op.info.Digest)
+	}
+	return h, state, err
 }
 
 func readState(r io.Reader, limit int64) (h stateHeader, state []byte, err error) {

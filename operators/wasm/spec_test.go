@@ -1,6 +1,7 @@
 package wasm
 
 import (
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/penstock/penstock/operators/wasm/binfmt"
 	"github.com/penstock/penstock/operators/wasm/engine"
 )
 
@@ -121,91 +123,92 @@ const slotGlobals = 16
 // "call:<name>" that takes its arguments from the exported globals a0, a1, ...
 // and puts its results into r0, r1, ...: the engine's interface has no
 // vectors. A memory is added if there is none, and exported as "memory".
-func openVectors(t *testing.T, wasm []byte, o *outline) []byte {
+func openVectors(t *testing.T, wasm []byte, o *binfmt.Outline) []byte {
 	t.Helper()
-	secs, err := sections(wasm)
+	secs, err := binfmt.Sections(wasm)
 	require.NoError(t, err)
 	bodies := map[byte][]byte{}
 	counts := map[byte]uint32{}
 	for _, s := range secs {
-		if s.id == secCustom {
+		if s.ID == binfmt.SecCustom {
 			continue
 		}
-		r := reader{b: s.body}
-		if s.id != 8 && s.id != 12 { // start and data count are no vectors
-			counts[s.id] = r.u32()
+		body := s.Body
+		if s.ID != binfmt.SecStart && s.ID != binfmt.SecCount { // the others are vectors
+			count, n := binary.Uvarint(body)
+			require.Positive(t, n)
+			counts[s.ID], body = uint32(count), body[n:]
 		}
-		bodies[s.id] = slices.Clone(r.b)
-		require.NoError(t, r.err)
+		bodies[s.ID] = slices.Clone(body)
 	}
 	add := func(id byte, entry ...byte) {
 		bodies[id] = append(bodies[id], entry...)
 		counts[id]++
 	}
 	export := func(name string, kind byte, index int) {
-		entry := append(appendU32(nil, uint32(len(name))), name...)
-		add(secExport, appendU32(append(entry, kind), uint32(index))...)
+		entry := append(binfmt.AppendU32(nil, uint32(len(name))), name...)
+		add(binfmt.SecExport, binfmt.AppendU32(append(entry, kind), uint32(index))...)
 	}
 	// Wasmer ends the process at an exported vector, so only the new ones are.
-	bodies[secExport], counts[secExport] = nil, 0
-	noType := counts[secType]
-	add(secType, 0x60, 0, 0)
+	bodies[binfmt.SecExport], counts[binfmt.SecExport] = nil, 0
+	noType := counts[binfmt.SecType]
+	add(binfmt.SecType, 0x60, 0, 0)
 	for i := range slotGlobals {
 		for j, p := range []string{"a", "r"} {
-			add(secGlobal, tI64, 1, 0x42, 0, 0x0b)
-			export(p+strconv.Itoa(i), kindGlobal, len(o.globals)+2*i+j)
+			add(binfmt.SecGlobal, binfmt.I64, 1, 0x42, 0, 0x0b)
+			export(p+strconv.Itoa(i), binfmt.KindGlobal, len(o.Globals)+2*i+j)
 		}
 	}
-	if !o.hasMemory {
-		add(secMemory, 0, 1)
+	if !o.HasMemory {
+		add(binfmt.SecMemory, 0, 1)
 	}
-	export("memory", kindMemory, 0)
+	export("memory", binfmt.KindMemory, 0)
 	global := func(op byte, result, slot int) []byte {
-		return appendU32([]byte{op}, uint32(len(o.globals)+2*slot+result))
+		return binfmt.AppendU32([]byte{op}, uint32(len(o.Globals)+2*slot+result))
 	}
-	for _, e := range o.exports {
-		if e.kind != kindFunc {
+	for _, e := range o.Exports {
+		if e.Kind != binfmt.KindFunc {
 			continue
 		}
-		export("call:"+e.name, kindFunc, len(o.funcs)+int(counts[secFunc])-localFuncs(o))
-		add(secFunc, appendU32(nil, noType)...)
+		export("call:"+e.Name, binfmt.KindFunc, o.ImportedFunctions()+int(counts[binfmt.SecFunc]))
+		add(binfmt.SecFunc, binfmt.AppendU32(nil, noType)...)
 		var code []byte
 		slot := 0
-		for _, p := range []byte(e.sig.params) {
+		for _, p := range []byte(e.Sig.Params) {
 			code = append(code, global(0x23, 0, slot)...)
 			slot++
 			switch p {
-			case tI32:
+			case binfmt.I32:
 				code = append(code, 0xa7)
-			case tF32:
+			case binfmt.F32:
 				code = append(code, 0xa7, 0xbe)
-			case tF64:
+			case binfmt.F64:
 				code = append(code, 0xbf)
-			case tV128:
+			case binfmt.V128:
 				code = append(code, 0xfd, 18)
 				code = append(code, global(0x23, 0, slot)...)
 				code = append(code, 0xfd, 30, 1)
 				slot++
 			}
 		}
-		code = append(code, appendU32([]byte{0x10}, e.index)...)
-		locals := appendU32(nil, uint32(len(e.sig.results)))
-		for i := len(e.sig.results) - 1; i >= 0; i-- {
-			code = append(code, appendU32([]byte{0x21}, uint32(i))...)
+		code = append(code, binfmt.AppendU32([]byte{0x10}, e.Index)...)
+		locals := binfmt.AppendU32(nil, uint32(len(e.Sig.Results)))
+		for i := len(e.Sig.Results) - 1; i >= 0; i-- {
+			code = append(code, binfmt.AppendU32([]byte{0x21}, uint32(i))...)
 		}
 		slot = 0
-		for i, r := range []byte(e.sig.results) {
+		for i, r := range []byte(e.Sig.Results) {
 			locals = append(locals, 1, r)
-			get := appendU32([]byte{0x20}, uint32(i))
+			get := binfmt.AppendU32([]byte{0x20}, uint32(i))
 			code = append(code, get...)
 			switch r {
-			case tI32:
+			case binfmt.I32:
 				code = append(code, 0xad)
-			case tF32:
+			case binfmt.F32:
 				code = append(code, 0xbc, 0xad)
-			case tF64:
+			case binfmt.F64:
 				code = append(code, 0xbd)
-			case tV128:
+			case binfmt.V128:
 				code = append(code, 0xfd, 29, 0)
 				code = append(code, global(0x24, 1, slot)...)
 				slot++
@@ -216,35 +219,25 @@ func openVectors(t *testing.T, wasm []byte, o *outline) []byte {
 			slot++
 		}
 		body := append(append(locals, code...), 0x0b)
-		add(secCode, append(appendU32(nil, uint32(len(body))), body...)...)
+		add(binfmt.SecCode, append(binfmt.AppendU32(nil, uint32(len(body))), body...)...)
 	}
-	out := slices.Clone(magic)
+	out := slices.Clone(binfmt.Magic)
 	for _, id := range []byte{1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 10, 11} {
 		body, ok := bodies[id]
 		if !ok {
 			continue
 		}
 		if id != 8 && id != 12 {
-			body = append(appendU32(nil, counts[id]), body...)
+			body = append(binfmt.AppendU32(nil, counts[id]), body...)
 		}
-		out = append(appendU32(append(out, id), uint32(len(body))), body...)
+		out = append(binfmt.AppendU32(append(out, id), uint32(len(body))), body...)
 	}
 	return out
 }
 
-func localFuncs(o *outline) int {
-	n := len(o.funcs)
-	for _, im := range o.imports {
-		if im.kind == kindFunc {
-			n--
-		}
-	}
-	return n
-}
-
 // specModule is an instance under test.
 type specModule struct {
-	o    *outline
+	o    *binfmt.Outline
 	mod  engine.Module
 	inst engine.Instance
 }
@@ -338,9 +331,9 @@ func TestSIMDSpecification(t *testing.T) {
 						named[c.Name] = current
 					}
 					wasm := readFile(t, filepath.Join(filepath.Dir(file), c.Filename))
-					current.o, err = parse(wasm)
+					current.o, err = binfmt.Parse(wasm)
 					require.NoError(t, err, "%s:%d", base, c.Line)
-					hazards, err := current.o.hazards()
+					hazards, err := current.o.Hazards()
 					require.NoError(t, err, "%s:%d", base, c.Line)
 					if name == EngineWasmer && len(hazards) > 0 {
 						refused[base] += len(hazards)

@@ -28,6 +28,10 @@ type Registry struct {
 	Sources, Operators, Sinks map[string]func() any // by the YAML's `type`
 	Alert                     func() any            // the settings of one alert rule
 
+	// Prepare, if not nil, is called with all that was decoded, before it is
+	// checked: settings may need what stands elsewhere in the file.
+	Prepare func(*Config)
+
 	// Docs are descriptions for [JSONSchema], from [ReadDocs]; may be nil.
 	Docs Docs
 }
@@ -37,6 +41,7 @@ type Config struct {
 	Version   int
 	Name      string
 	Journal   Journal
+	Modules   pipeline.Modules
 	Tags      []pipeline.TagRule
 	Sources   []Component
 	Operators []Component

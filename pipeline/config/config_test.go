@@ -169,7 +169,7 @@ func TestErrors(t *testing.T) {
 		"a list":      {"- a\n", `1:1: is a list, want a pipeline; begin with version: 1`},
 		"two files":   {"version: 1\n---\nversion: 1\n", `3:1: is a second YAML document; write one pipeline per file, without ---`},
 		"not UTF-8":   {"version: \xff\n", `is not UTF-8 text; save it as UTF-8`},
-		"unknown key": {"versoin: 1\nname: n\nsources: [{name: s, type: mqtt}]\nfoo: 1\n", "1:1: versoin: unknown key; did you mean version?\n4:1: foo: unknown key; the known keys are alerts, http, journal, name, operators, sinks, sources, tags, version"},
+		"unknown key": {"versoin: 1\nname: n\nsources: [{name: s, type: mqtt}]\nfoo: 1\n", "1:1: versoin: unknown key; did you mean version?\n4:1: foo: unknown key; the known keys are alerts, http, journal, modules, name, operators, sinks, sources, tags, version"},
 		"many at once": {`version: 2
 name: My Plant
 journal: {when_full: blok, max_bytes: 3, shards: x, dirr: a}

@@ -26,7 +26,7 @@ var nameForm = regexp.MustCompile(`^[a-z0-9_-]{1,64}$`)
 
 // sectionKeys are the keys at the top of the file, as errors list them. Keys that
 // begin with x- hold nothing but anchors and are not read.
-var sectionKeys = []string{"version", "name", "journal", "tags", "sources", "operators", "alerts", "sinks", "http"}
+var sectionKeys = []string{"version", "name", "journal", "modules", "tags", "sources", "operators", "alerts", "sinks", "http"}
 
 // fileParser is reading one file.
 type fileParser struct {
@@ -44,7 +44,7 @@ type fileParser struct {
 // could be read; it is good for looking for further errors only.
 func Parse(file string, data []byte, reg Registry) (*Config, error) {
 	p := &fileParser{reg: reg, wrong: map[string]bool{},
-		cfg: &Config{File: file, Journal: DefaultJournal(), HTTP: DefaultHTTP(), sections: map[string]place{}}}
+		cfg: &Config{File: file, Journal: DefaultJournal(), Modules: pipeline.DefaultModules(), HTTP: DefaultHTTP(), sections: map[string]place{}}}
 	p.dec = &decoder{dir: filepath.Dir(file), secrets: &p.cfg.secrets, report: p.report, wrong: p.wrong}
 	switch {
 	case len(data) > MaxFileSize:
@@ -110,6 +110,8 @@ func (p *fileParser) document(root *node) {
 			}
 		case "journal":
 			p.dec.decode(e.value, reflect.ValueOf(&c.Journal).Elem(), e.key)
+		case "modules":
+			p.dec.decode(e.value, reflect.ValueOf(&c.Modules).Elem(), e.key)
 		case "tags":
 			p.dec.decode(e.value, reflect.ValueOf(&c.Tags).Elem(), e.key)
 		case "sources":
@@ -137,12 +139,19 @@ func (p *fileParser) document(root *node) {
 		}
 	}
 	p.validate("", place{node: root}, "journal", &c.Journal)
+	p.validate("", place{node: root}, "modules", &c.Modules)
 	p.validate("", place{node: root}, "http", &c.HTTP)
 	for i := range c.Tags {
 		p.validate("", place{node: root}, fmt.Sprintf("tags[%d]", i), &c.Tags[i])
 	}
+	if p.reg.Prepare != nil {
+		p.reg.Prepare(c)
+	}
 	for _, comp := range c.Components() {
 		e, i := p.entryOf(comp.Path)
+		if u, ok := comp.Settings.(pipeline.ModuleUser); ok {
+			u.UseModules(c.Modules)
+		}
 		p.validate(comp.Path, place{node: e.value.items[i], pos: position{comp.Line, comp.Column}}, "", comp.Settings)
 	}
 }

@@ -32,6 +32,7 @@ func JSONSchema(reg Registry) ([]byte, error) {
 			"version": object{"const": Version, "description": "Version of this format."},
 			"name":    with(name, "description", "Name of the pipeline."),
 			"journal": with(s.structure(reflect.ValueOf(DefaultJournal())), "description", "How readings are kept between ingest and flow."),
+			"modules": with(s.structure(reflect.ValueOf(pipeline.DefaultModules())), "description", "Which Wasm modules are trusted, and what becomes of the others."),
 			"http":    with(s.structure(reflect.ValueOf(DefaultHTTP())), "description", "The operator page, /metrics, /healthz and /readyz."),
 			"tags": with(s.of(reflect.TypeFor[[]pipeline.TagRule](), reflect.Value{}), "description",
 				"What is known of tags: the first rule that matches a tag counts."),

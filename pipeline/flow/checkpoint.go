@@ -28,6 +28,11 @@ type nodeState struct {
 	Name, Fingerprint string
 	Watermark         int64
 	State             []byte
+	// Of a node that has modules: what runs, what the config named then, what
+	// ran before, and what runs beside it.
+	Digest, Base     string
+	Previous, Shadow before
+	Raised           raised
 }
 
 func (w *Worker) key() string { return "flow." + w.shard }
@@ -48,7 +53,11 @@ func (w *Worker) checkpoint() error {
 		if err := n.Op.Snapshot(&b); err != nil {
 			return fmt.Errorf("operator %s: snapshot: %w", n.Name, err)
 		}
-		c.Nodes = append(c.Nodes, nodeState{n.Name, n.Fingerprint, w.nodeWM[i], b.Bytes()})
+		s := nodeState{Name: n.Name, Fingerprint: n.Fingerprint, Watermark: w.nodeWM[i], State: b.Bytes(), Digest: n.Module.Digest, Base: n.Base, Previous: w.previous[i], Raised: w.raised[i]}
+		if sh := w.shadows[i]; sh != nil {
+			s.Shadow = before{sh.m.Digest, w.snapshot(sh.op)}
+		}
+		c.Nodes = append(c.Nodes, s)
 	}
 	var b bytes.Buffer
 	if err := gob.NewEncoder(&b).Encode(c); err != nil {
@@ -58,6 +67,7 @@ func (w *Worker) checkpoint() error {
 		return fmt.Errorf("checkpoint: %w", err)
 	}
 	w.moved = false
+	w.publishStatus()
 	w.o.Journal.Release(holderName, w.o.Shard, w.pos.Seq)
 	return nil
 }
@@ -84,16 +94,35 @@ func (w *Worker) restore(ctx context.Context) error {
 	for _, n := range c.Nodes {
 		saved[n.Name] = n
 	}
-	for i, n := range w.o.Plan.Nodes {
+	for i := range w.o.Plan.Nodes {
+		n := &w.o.Plan.Nodes[i]
 		s, ok := saved[n.Name]
+		if ok && n.Modules != nil && s.Base == n.Base && s.Digest != n.Module.Digest {
+			// It was changed while the pipeline ran, and the config not since.
+			op, m, fingerprint, err := n.Modules.Open(ctx, s.Digest, false)
+			if err != nil {
+				w.o.Log.Error("the module that ran last cannot be opened; the one of the config runs", "operator", n.Name, "digest", short(s.Digest), "error", err)
+			} else {
+				w.put(i, op, m, fingerprint)
+			}
+		}
 		if !ok || s.Fingerprint != n.Fingerprint {
 			w.o.Log.Info("operator starts afresh: it is new or its settings have changed", "operator", n.Name)
 			continue
 		}
+		w.previous[i], w.raised[i] = s.Previous, s.Raised
 		if err := n.Op.Restore(bytes.NewReader(s.State)); err != nil {
 			return fmt.Errorf("operator %s: restore: %w", n.Name, err)
 		}
 		w.nodeWM[i] = s.Watermark
+	}
+	for i := range w.o.Plan.Nodes { // rules are restored by now
+		n := &w.o.Plan.Nodes[i]
+		if s := saved[n.Name]; n.Modules != nil && s.Shadow.Digest != "" && s.Fingerprint == n.Fingerprint {
+			if err := w.startShadow(i, s.Shadow.Digest, s.Shadow.State); err != nil {
+				w.o.Log.Error("a shadow does not come back", "operator", n.Name, "digest", short(s.Shadow.Digest), "error", err)
+			}
+		}
 	}
 	return nil
 }

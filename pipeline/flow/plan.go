@@ -4,7 +4,11 @@
 // gives the same outputs.
 package flow
 
-import "github.com/penstock/penstock/pipeline"
+import (
+	"context"
+
+	"github.com/penstock/penstock/pipeline"
+)
 
 // Plan is the graph as a worker of one shard runs it. Operators belong to the
 // worker, which closes them.
@@ -13,6 +17,8 @@ type Plan struct {
 	Nodes []Node
 	// Sources and their targets, in the order of the config.
 	Sources []Source
+	// Alerts are the sinks that take alerts: the flow has some of its own.
+	Alerts []Sink
 }
 
 // Source is where batches enter the graph.
@@ -28,8 +34,15 @@ type Node struct {
 	// Fingerprint stands for the operator's settings: a checkpoint's state is
 	// restored only into the same one.
 	Fingerprint string
-	// Module and Engine are what the metrics call a wasm operator.
-	Module, Engine string
+	// Modules opens other modules in place of Op, and is nil where there is
+	// nothing to change. Module is the one that runs, and Base the one that
+	// the config names.
+	Modules Modules
+	Module  Module
+	Base    string // digest
+	// Again opens a second operator with the same settings, of an alert rule
+	// that is to be tried on other input.
+	Again func(ctx context.Context) (pipeline.Operator, error)
 	// Outputs by port; "" is the main one.
 	Outputs map[string]Output
 }

@@ -25,6 +25,8 @@ type Options struct {
 	Checkpoint time.Duration // how often state is stored
 	Meter      *pipeline.Meter
 	Log        *slog.Logger
+	// Done, when set, is told what became of a control. It must not block.
+	Done func(shard int, seq uint64, o Outcome)
 	// Tap, when set, is shown every record that a source or node gives, for
 	// the live page. The record is borrowed; Tap must not block.
 	Tap func(node string, rec arrow.Record)
@@ -50,6 +52,13 @@ type Worker struct {
 	ckpt    time.Time     // of the newest checkpoint
 	moved   bool          // since then
 	late    atomic.Bool   // the grace is over: the entry at hand is abandoned
+
+	at       uint64      // sequence of the entry at hand
+	raised   []raised    // by node: the alert that its module is in quarantine
+	previous []before    // by node: the module before
+	shadows  []*shadow   // by node: the candidate beside it, or nil
+	watched  [][]*shadow // by node: shadows that count the alerts of this rule
+	status   atomic.Pointer[[]NodeStatus]
 }
 
 // grace is how long the entry at hand may take once ctx has ended. One that is
@@ -71,6 +80,8 @@ func NewWorker(ctx context.Context, o Options) (*Worker, error) {
 	}
 	n := len(o.Plan.Nodes)
 	w.feeds, w.nodeWM, w.emit = make([][]int, n), make([]int64, n), make([]emitter, n)
+	w.previous, w.shadows, w.watched, w.raised = make([]before, n), make([]*shadow, n), make([][]*shadow, n), make([]raised, n)
+	w.ctx = ctx
 	up := make([]map[int]bool, n)
 	for i := range up {
 		up[i] = map[int]bool{}
@@ -106,8 +117,8 @@ func NewWorker(ctx context.Context, o Options) (*Worker, error) {
 		return nil, err
 	}
 	w.seq.Store(w.pos.Seq)
+	w.publishStatus()
 	// A position that had to go back is stored before new entries come.
-	w.ctx = ctx
 	if err := w.checkpoint(); err != nil {
 		return nil, err
 	}
@@ -147,6 +158,9 @@ func (w *Worker) Run(ctx context.Context) (err error) {
 		case ctx.Err() != nil && w.late.Load():
 			// The operators are ahead of the position: the last checkpoint counts.
 			err = nil
+		}
+		for i := range w.shadows {
+			w.endShadow(i)
 		}
 		for _, n := range w.o.Plan.Nodes {
 			if cerr := n.Op.Close(background); cerr != nil && err == nil {
@@ -204,7 +218,15 @@ func (w *Worker) entry(e *journal.Entry) error {
 	if e.Corrupt != nil {
 		w.o.Log.Error("a journal entry cannot be read and is left out", "shard", w.o.Shard, "entry", e.Seq, "error", e.Corrupt)
 	}
-	w.out = 0
+	w.out, w.at = 0, e.Seq
+	if e.Kind == journal.KindControl {
+		if err := w.control(e); err != nil {
+			return err
+		}
+		w.pos, w.moved = e.After(), true
+		w.seq.Store(e.Seq)
+		return nil
+	}
 	s, ok := w.sources[e.Source]
 	if !ok && e.Record != nil {
 		w.o.Meter.Dropped(e.Source, "source_removed", int(e.Record.NumRows()))
@@ -231,6 +253,9 @@ func (w *Worker) entry(e *journal.Entry) error {
 	if e.Record != nil {
 		w.o.Meter.Processed(w.shard, int(e.Record.NumRows()))
 	}
+	if err := w.relieve(); err != nil {
+		return err
+	}
 	w.pos = e.After()
 	if e.Corrupt != nil {
 		w.pos = w.reader.Position()
@@ -243,27 +268,31 @@ func (w *Worker) entry(e *journal.Entry) error {
 // process gives a record to a node and accounts for the time in it.
 func (w *Worker) process(node int, rec arrow.Record, pos uint64) error {
 	w.emit[node].pos = pos
-	return w.timed(node, int(rec.NumRows()), func(n *Node) error {
+	own, err := w.timed(node, int(rec.NumRows()), func(n *Node) error {
 		return n.Op.Process(w.ctx, rec, &w.emit[node])
 	})
+	if s := w.shadows[node]; s != nil {
+		s.process(w.ctx, rec, own)
+	}
+	return err
 }
 
-func (w *Worker) timed(node, rows int, call func(*Node) error) error {
+func (w *Worker) timed(node, rows int, call func(*Node) error) (own time.Duration, err error) {
 	n := &w.o.Plan.Nodes[node]
 	outer := w.child
 	w.child = 0
 	start := time.Now()
-	err := call(n)
+	err = call(n)
 	took := time.Since(start)
-	own := took - w.child
+	own = took - w.child
 	w.child = outer + took
 	if rows > 0 {
-		w.o.Meter.Operator(n.Name, n.Module, n.Engine, rows, own)
+		w.o.Meter.Operator(n.Name, n.Module.Name, n.Module.Engine, rows, own)
 	}
 	if err != nil {
-		return fmt.Errorf("operator %s: %w", n.Name, err)
+		err = fmt.Errorf("operator %s: %w", n.Name, err)
 	}
-	return nil
+	return own, err
 }
 
 // advance tells each node, in topological order, the least watermark of the
@@ -285,8 +314,11 @@ func (w *Worker) advance(pos uint64) error {
 		}
 		w.nodeWM[i] = low
 		w.emit[i].pos = pos
-		if err := w.timed(i, 0, func(n *Node) error { return n.Op.Advance(w.ctx, arrow.Timestamp(low), &w.emit[i]) }); err != nil {
+		if _, err := w.timed(i, 0, func(n *Node) error { return n.Op.Advance(w.ctx, arrow.Timestamp(low), &w.emit[i]) }); err != nil {
 			return err
+		}
+		if s := w.shadows[i]; s != nil {
+			s.advance(w.ctx, arrow.Timestamp(low))
 		}
 	}
 	return nil
@@ -312,6 +344,13 @@ func (e *emitter) Emit(port string, rec arrow.Record) error {
 	}
 	if w.o.Tap != nil {
 		w.o.Tap(portName(n.Name, port), rec)
+	}
+	if s := w.shadows[e.node]; s != nil && port == "" {
+		rec.Retain()
+		s.live = append(s.live, rec)
+	}
+	for _, s := range w.watched[e.node] {
+		s.alerts(rec, 0)
 	}
 	out := n.Outputs[port]
 	for _, t := range out.Targets {

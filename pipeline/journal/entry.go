@@ -23,6 +23,9 @@ type Kind byte
 const (
 	KindBatch Kind = 'b' // Record holds rows
 	KindTick  Kind = 't' // no rows: event time goes on
+	// KindControl is what a person asks of the flow: Record is a
+	// [pipeline.Control]. Journaled, so that a replay does the same.
+	KindControl Kind = 'c'
 )
 
 // Meta is what travels beside a record.

@@ -8,6 +8,7 @@ import (
 
 	"github.com/penstock/penstock/operators/wasm"
 	"github.com/penstock/penstock/operators/wasm/engine"
+	"github.com/penstock/penstock/operators/wasm/meter"
 )
 
 // guest is the kernel in the fastest engine of the build, its batch laid out in its memory once.
@@ -16,7 +17,8 @@ type guest struct {
 	mod               engine.Module
 	inst              engine.Instance
 	process           engine.Function
-	times, values     uint32 // columns
+	refuel            engine.Function // nil when it is not metered
+	times, values     uint32          // columns
 	calls             int
 	in, out, describe uint32 // ArrowArray, ArrowArray, ArrowSchema of out
 	err               error  // the first of alloc's and data's
@@ -30,9 +32,14 @@ const (
 	schemaNChildren, schemaChildren, schemaDictionary                           = 24, 32, 36
 )
 
-func startWasm(code []byte, b *batch) (*guest, error) {
+func startWasm(code []byte, b *batch, metered bool) (*guest, error) {
 	g := &guest{batch: b}
 	var err error
+	if metered {
+		if code, err = meter.Instrument(code); err != nil {
+			return nil, err
+		}
+	}
 	if g.mod, err = wasm.NewCompiler("", nil).Compile(wasm.Engines()[0], code); err != nil {
 		return nil, err
 	}
@@ -41,6 +48,7 @@ func startWasm(code []byte, b *batch) (*guest, error) {
 	if g.inst, err = g.mod.Instantiate([]engine.HostFunc{metric}); err != nil {
 		return nil, errors.Join(err, g.mod.Close())
 	}
+	g.refuel = g.inst.Function(meter.RefuelFunction)
 	if err := g.prepare(); err != nil {
 		return nil, errors.Join(err, g.close())
 	}
@@ -126,6 +134,11 @@ func (g *guest) status(name string, args ...uint32) error {
 func (g *guest) run(calls int) (spent time.Duration, hash uint64, err error) {
 	for range calls {
 		start := time.Now()
+		if g.refuel != nil {
+			if _, err := g.refuel.Call(meter.StartFuel); err != nil {
+				return 0, 0, err
+			}
+		}
 		r, err := g.process.Call(uint64(g.in), uint64(g.out))
 		spent += time.Since(start)
 		if err != nil || r != 0 {

@@ -1,9 +1,11 @@
-// Command bench runs each kernel on the same batches in Wasmer and compiled
-// for this machine, in turns, and prints one line per kernel:
+// Command bench runs each kernel on the same batches in Wasmer, in Wasmer
+// metered, and compiled for this machine, in turns, and prints one line per
+// kernel:
 //
-//	kernel=ewma wasm_ns=2.60 native_ns=2.34 ratio=0.90 short_wasm_ns=3.80 short_native_ns=3.08 short_ratio=0.81
+//	kernel=ewma wasm_ns=2.60 metered_ns=2.85 native_ns=2.34 ratio=0.90 metered_ratio=0.82 short_wasm_ns=3.80 ...
 //
-// Nanoseconds are per row, inside penstock_process only; ratio is native/wasm.
+// Nanoseconds are per row, inside penstock_process only; ratio is native/wasm,
+// metered_ratio native/metered.
 // The first three are for batches of 16 tags with 512 rows each, those with
 // short_ for 1000 tags with 8: there the work per tag shows beside that per row.
 // Each is the least over the rounds, since another load on the machine only
@@ -111,11 +113,12 @@ func run(dir, cc, only string, rounds int, verbose bool) error {
 			prefix     string
 			tags, rows int
 		}{{"", 16, 512}, {"short_", 1000, 8}} {
-			w, n, err := compare(tmp, exe, code, newBatch(shape.tags, shape.rows, params), rounds, verbose)
+			w, m, n, err := compare(tmp, exe, code, newBatch(shape.tags, shape.rows, params), rounds, verbose)
 			if err != nil {
 				return fmt.Errorf("%s, %d tags with %d rows: %w", k.name, shape.tags, shape.rows, err)
 			}
-			fmt.Printf(" %[1]swasm_ns=%.2[2]f %[1]snative_ns=%.2[3]f %[1]sratio=%.2[4]f", shape.prefix, w, n, n/w)
+			fmt.Printf(" %[1]swasm_ns=%.2[2]f %[1]smetered_ns=%.2[3]f %[1]snative_ns=%.2[4]f %[1]sratio=%.2[5]f %[1]smetered_ratio=%.2[6]f",
+				shape.prefix, w, m, n, n/w, n/m)
 		}
 		fmt.Println()
 	}
@@ -178,52 +181,65 @@ func number(p *wasm.Param) (float64, error) {
 }
 
 // compare returns the least of each in ns per row.
-func compare(tmp, exe string, code []byte, b *batch, rounds int, verbose bool) (inWasm, inNative float64, err error) {
+func compare(tmp, exe string, code []byte, b *batch, rounds int, verbose bool) (inWasm, metered, inNative float64, err error) {
 	n, err := startNative(exe, filepath.Join(tmp, "batch"), b)
 	if err != nil {
-		return 0, 0, err
+		return 0, 0, 0, err
 	}
 	defer n.close() //nolint:errcheck // it only ends
-	w, err := startWasm(code, b)
+	w, err := startWasm(code, b, false)
 	if err != nil {
-		return 0, 0, err
+		return 0, 0, 0, err
 	}
 	defer w.close() //nolint:errcheck // it only ends
+	m, err := startWasm(code, b, true)
+	if err != nil {
+		return 0, 0, 0, err
+	}
+	defer m.close() //nolint:errcheck // it only ends
 
 	const window = 3600 // seconds: rul's must be full
 	warm := window/b.rows + 32
 	if _, _, err := n.run(warm); err != nil {
-		return 0, 0, err
+		return 0, 0, 0, err
+	}
+	if _, _, err := m.run(warm); err != nil {
+		return 0, 0, 0, err
 	}
 	spent, _, err := w.run(warm)
 	if err != nil {
-		return 0, 0, err
+		return 0, 0, 0, err
 	}
 	// A round takes about 4 ms, and goes through two of rul's intervals.
 	calls := max(int(4*time.Millisecond/max(spent/time.Duration(warm), 1)), 2*60/b.rows, 1)
 	per := float64(calls) * float64(b.tags) * float64(b.rows)
-	var ws, ns []float64
+	var ws, ms, ns []float64
 	for range rounds {
 		tn, hn, err := n.run(calls)
 		if err != nil {
-			return 0, 0, err
+			return 0, 0, 0, err
 		}
 		tw, hw, err := w.run(calls)
 		if err != nil {
-			return 0, 0, err
+			return 0, 0, 0, err
 		}
-		if hn != hw {
-			return 0, 0, fmt.Errorf("the outputs differ")
+		tm, hm, err := m.run(calls)
+		if err != nil {
+			return 0, 0, 0, err
 		}
-		ws, ns = append(ws, float64(tw)/per), append(ns, float64(tn)/per)
+		if hn != hw || hn != hm {
+			return 0, 0, 0, fmt.Errorf("the outputs differ")
+		}
+		ws, ms, ns = append(ws, float64(tw)/per), append(ms, float64(tm)/per), append(ns, float64(tn)/per)
 	}
 	slices.Sort(ws)
+	slices.Sort(ms)
 	slices.Sort(ns)
 	if verbose {
-		w, n := ws[len(ws)/2], ns[len(ns)/2]
-		fmt.Fprintf(os.Stderr, "%d tags with %d rows, medians: wasm_ns=%.2f native_ns=%.2f ratio=%.3f\n", b.tags, b.rows, w, n, n/w)
+		w, m, n := ws[len(ws)/2], ms[len(ms)/2], ns[len(ns)/2]
+		fmt.Fprintf(os.Stderr, "%d tags with %d rows, medians: wasm_ns=%.2f metered_ns=%.2f native_ns=%.2f ratio=%.3f metered_ratio=%.3f\n", b.tags, b.rows, w, m, n, n/w, n/m)
 	}
-	return ws[0], ns[0], nil
+	return ws[0], ms[0], ns[0], nil
 }
 
 // native is the kernel in a process of its own.

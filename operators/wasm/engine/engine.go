@@ -70,7 +70,8 @@ type Function interface {
 }
 
 // Global is an exported global. Its value is a 64-bit slot, as those of a
-// HostFunc. Set is for mutable ones only.
+// HostFunc. It may be read after a trap too. Set is for mutable ones only, and
+// for tests: wasmer-go leaks a type each time.
 type Global interface {
 	Get() uint64
 	Set(uint64)

@@ -1,6 +1,7 @@
-package wasm
+package binfmt
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"strings"
@@ -13,9 +14,7 @@ const (
 	unknown = '\x00'
 )
 
-const maxLocals = 50_000
-
-// hazards returns what in the module Wasmer 2.0 (Cranelift 0.74) compiles into
+// Hazards returns what in the module Wasmer 2.0 (Cranelift 0.74) compiles into
 // code that computes something else, one text per function:
 //
 //   - select of two v128: only the low 32 bits move;
@@ -25,65 +24,101 @@ const maxLocals = 50_000
 // and what it does not compile at all: the instructions of wasmerLacks.
 // It follows the types of the values on the stack, as a validator does; what is
 // not valid is an error.
-func (o *outline) hazards() ([]string, error) {
+func (o *Outline) Hazards() ([]string, error) {
 	var out []string
-	err := o.bodies(func(index uint32, s *scan, _ []byte) {
+	err := o.scanAll(nil, func(s *scan, f *Function) {
 		if len(s.found) > 0 {
-			out = append(out, o.function(index)+" uses "+strings.Join(s.found, " and "))
+			out = append(out, o.function(f.Index)+" uses "+strings.Join(s.found, " and "))
 		}
 	})
 	return out, err
 }
 
-// bodies scans every function's code and calls f with what was found.
-func (o *outline) bodies(f func(index uint32, s *scan, body []byte)) error {
-	imported := 0
-	for _, im := range o.imports {
-		if im.kind == kindFunc {
-			imported++
-		}
-	}
-	r := reader{b: o.code}
+// Function is a function that the module defines.
+type Function struct {
+	Index  uint32 // imported functions come first
+	Type   Signature
+	Body   []byte // declarations of locals, then code
+	Groups int    // declarations of locals, in front of which their number stands
+	Code   int    // where in Body the code begins
+	Locals int    // parameters included
+	Slots  int    // the most that it holds at one time, locals and operands, in units of 8 bytes
+
+	selects []selectAt
+}
+
+// Functions goes through the code. It calls instruction for each instruction
+// of a function with the place in the body where it begins and ends and the
+// number of blocks that are open before it, that of the function itself
+// included; then function. An error is code that is not valid or beyond a limit.
+func (o *Outline) Functions(instruction func(body []byte, from, to, depth int), function func(*Function)) error {
+	return o.scanAll(instruction, func(_ *scan, f *Function) { function(f) })
+}
+
+func (o *Outline) scanAll(instruction func(body []byte, from, to, depth int), done func(*scan, *Function)) error {
+	imported := o.ImportedFunctions()
+	r := reader{b: o.Code, ours: o.ours}
 	bodies := 0
-	if len(o.code) > 0 {
+	if len(o.Code) > 0 {
 		bodies = r.count()
 	}
 	for i := range bodies {
-		index := imported + i
-		if index >= len(o.funcs) || int(o.funcs[index]) >= len(o.types) {
-			return fmt.Errorf("the module is damaged: function %d has no type", index)
+		f := Function{Index: uint32(imported + i)}
+		if int(f.Index) >= len(o.Funcs) || int(o.Funcs[f.Index]) >= len(o.Types) {
+			return fmt.Errorf("the module is damaged: function %d has no type", f.Index)
 		}
-		body := r.take(r.u32())
+		f.Type, f.Body = o.Types[o.Funcs[f.Index]], r.take(r.u32())
 		if r.err != nil {
-			return fmt.Errorf("the module is damaged: %w", r.err)
+			return refusal(r.err)
 		}
-		s := scan{o: o, reader: reader{b: body}, size: len(body)}
-		s.body(o.types[o.funcs[index]])
+		if len(f.Body) > maxBody && !r.ours {
+			return refusal(fmt.Errorf("%s: %w", o.function(f.Index), tooMany("bytes", uint64(len(f.Body)), maxBody)))
+		}
+		s := scan{o: o, f: &f, reader: reader{b: f.Body, ours: o.ours}, visit: instruction}
+		s.body()
 		if s.err != nil {
-			return fmt.Errorf("the module is damaged: %s: %w", o.function(uint32(index)), s.err)
+			return refusal(fmt.Errorf("%s: %w", o.function(f.Index), s.err))
 		}
-		f(uint32(index), &s, body)
+		done(&s, &f)
+	}
+	if len(r.b) > 0 {
+		return errors.New("the module is damaged: there is something behind its code")
+	}
+	if bodies != len(o.Funcs)-imported {
+		return fmt.Errorf("the module is damaged: it declares %d functions and has code for %d", len(o.Funcs)-imported, bodies)
 	}
 	return nil
 }
 
-// vectorExports returns the exports at which Wasmer 2.0 ends the whole process:
+// VectorExports returns the exports at which Wasmer 2.0 ends the whole process:
 // its interface has no vectors.
-func (o *outline) vectorExports() []string {
+func (o *Outline) VectorExports() []string {
 	var out []string
-	for _, e := range o.exports {
+	for _, e := range o.Exports {
 		vector := false
 		switch {
-		case e.kind == kindFunc:
-			vector = strings.ContainsRune(e.sig.params+e.sig.results, tV128)
-		case e.kind == kindGlobal && uint64(e.index) < uint64(len(o.globals)):
-			vector = o.globals[e.index] == tV128
+		case e.Kind == KindFunc:
+			vector = strings.ContainsRune(e.Sig.Params+e.Sig.Results, V128)
+		case e.Kind == KindGlobal && uint64(e.Index) < uint64(len(o.Globals)):
+			vector = o.Globals[e.Index] == V128
 		}
 		if vector {
-			out = append(out, fmt.Sprintf("it exports %s, which has a vector in its type", e.name))
+			out = append(out, fmt.Sprintf("it exports %s, which has a vector in its type", e.Name))
 		}
 	}
 	return out
+}
+
+// ImportedFunctions is how many functions come from outside; their indices
+// come first.
+func (o *Outline) ImportedFunctions() int {
+	n := 0
+	for _, im := range o.Imports {
+		if im.Kind == KindFunc {
+			n++
+		}
+	}
+	return n
 }
 
 // frame is a block, loop, if or the function itself.
@@ -95,21 +130,15 @@ type frame struct {
 
 type scan struct {
 	reader
-	size   int // of the body, in bytes
-	o      *outline
+	o      *Outline
+	f      *Function
+	visit  func(body []byte, from, to, depth int) // nil for none
+	high   int                                    // the highest that the stack was
+	wide   bool                                   // a vector was on it
 	locals []byte
 	stack  []byte
 	frames []frame
 	found  []string
-
-	selects []selectAt
-}
-
-// selectAt is a select in a body: where it begins and ends, and the type it
-// selects from.
-type selectAt struct {
-	from, to int
-	of       byte
 }
 
 func (s *scan) hazard(what string) {
@@ -121,7 +150,13 @@ func (s *scan) hazard(what string) {
 	s.found = append(s.found, what)
 }
 
-func (s *scan) push(ts ...byte) { s.stack = append(s.stack, ts...) }
+func (s *scan) push(ts ...byte) {
+	for _, t := range ts {
+		s.wide = s.wide || t == V128 || t == floats
+	}
+	s.stack = append(s.stack, ts...)
+	s.high = max(s.high, len(s.stack))
+}
 
 func (s *scan) pop() byte {
 	if len(s.frames) == 0 {
@@ -163,10 +198,14 @@ func (s *scan) unreachable() {
 	f.dead = true
 }
 
-func (s *scan) enter(sig signature) {
-	s.popN(len(sig.params))
-	s.frames = append(s.frames, frame{params: sig.params, results: sig.results, height: len(s.stack)})
-	s.push([]byte(sig.params)...)
+func (s *scan) enter(sig Signature) {
+	s.popN(len(sig.Params))
+	if len(s.frames) > maxNesting && !s.ours {
+		s.err = limitError{fmt.Sprintf("its blocks are nested deeper than %d", maxNesting)}
+		return
+	}
+	s.frames = append(s.frames, frame{params: sig.Params, results: sig.Results, height: len(s.stack)})
+	s.push([]byte(sig.Params)...)
 }
 
 // leave ends the innermost block; again begins its else.
@@ -196,8 +235,34 @@ func (r *reader) leb() {
 	r.fail("a number is too long")
 }
 
-// constExpr skips the initial value of a global.
-func (r *reader) constExpr() {
+// valueType reads one of the types that have a single byte. A longer one, of a
+// newer WebAssembly, must not pass: what follows would be read as something else.
+func (r *reader) valueType() byte {
+	t := r.byte()
+	if (t < V128 || t > I32) && t != funcRef && t != externRef {
+		r.fail(fmt.Sprintf("it has the unknown type %#x", t))
+	}
+	return t
+}
+
+func (r *reader) refType() {
+	if t := r.valueType(); t != funcRef && t != externRef && r.err == nil {
+		r.fail(fmt.Sprintf("the type %#x is no reference", t))
+	}
+}
+
+// below reads an index, which must be below n.
+func (r *reader) below(n int, what string) uint32 {
+	i := r.u32()
+	if uint64(i) >= uint64(n) && r.err == nil {
+		r.fail("it uses a " + what + " that does not exist")
+		return 0
+	}
+	return i
+}
+
+// constExpr skips the initial value of a global or table entry, or an offset.
+func (r *reader) constExpr(o *Outline) {
 	for r.err == nil {
 		switch r.byte() {
 		case 0x0b:
@@ -208,10 +273,12 @@ func (r *reader) constExpr() {
 			r.take(4)
 		case 0x44:
 			r.take(8)
-		case 0x23, 0xd2:
-			r.u32()
+		case 0x23:
+			r.below(len(o.Globals), "global")
+		case 0xd2:
+			r.below(len(o.Funcs), "function")
 		case 0xd0:
-			r.byte()
+			r.refType()
 		case 0xfd:
 			if r.u32() != 12 {
 				r.fail("a global's value is no constant")
@@ -223,44 +290,74 @@ func (r *reader) constExpr() {
 	}
 }
 
-func (s *scan) blockType() signature {
+func (s *scan) blockType() Signature {
 	if len(s.b) > 0 && s.b[0]&0xc0 == 0x40 { // a negative number: none or one result
-		if c := s.byte(); c != 0x40 {
-			return signature{results: string([]byte{c})}
+		if s.b[0] == 0x40 {
+			s.byte()
+		} else {
+			c := s.valueType()
+			return Signature{Results: string([]byte{c})}
 		}
-		return signature{}
+		return Signature{}
 	}
 	i := s.u32()
-	if uint64(i) >= uint64(len(s.o.types)) {
+	if uint64(i) >= uint64(len(s.o.Types)) {
 		s.fail("a block has no type")
-		return signature{}
+		return Signature{}
 	}
-	return s.o.types[i]
+	return s.o.Types[i]
 }
 
 func (s *scan) memarg() {
-	s.u32()
+	if s.u32() > 4 { // flags of a newer WebAssembly, or an alignment above 16
+		s.fail("an alignment is too large")
+	}
 	s.u32()
 }
 
-func (s *scan) body(sig signature) {
-	s.locals = append(s.locals, sig.params...)
-	for range s.count() {
-		n, t := s.u32(), s.byte()
-		if uint64(len(s.locals))+uint64(n) > maxLocals {
-			s.fail("it has too many locals")
+func (s *scan) memoryIndex() {
+	if s.byte() != 0 {
+		s.fail("it uses a second memory")
+	}
+}
+
+func (s *scan) label() { s.below(len(s.frames), "block") }
+
+func (s *scan) body() {
+	f := s.f
+	s.locals = append(s.locals, f.Type.Params...)
+	f.Groups = s.count()
+	for range f.Groups {
+		n, t := s.u32(), s.valueType()
+		if uint64(len(s.locals))+uint64(n) > maxLocals && !s.ours {
+			s.err = tooMany("locals", uint64(len(s.locals))+uint64(n), maxLocals)
 			return
 		}
 		for range n {
 			s.locals = append(s.locals, t)
 		}
 	}
-	s.enter(signature{results: sig.results})
+	f.Locals, f.Code = len(s.locals), len(f.Body)-len(s.b)
+	s.enter(Signature{Results: f.Type.Results})
 	for len(s.frames) > 0 && s.err == nil {
+		from, depth := len(f.Body)-len(s.b), len(s.frames)
 		s.instruction()
+		if s.visit != nil && s.err == nil {
+			s.visit(f.Body, from, len(f.Body)-len(s.b), depth)
+		}
 	}
 	if s.err == nil && len(s.b) > 0 {
 		s.fail("there is code after its end")
+	}
+	f.Slots = s.high
+	if s.wide {
+		f.Slots *= 2
+	}
+	for _, t := range s.locals {
+		f.Slots++
+		if t == V128 {
+			f.Slots++
+		}
 	}
 }
 
@@ -274,14 +371,14 @@ func (s *scan) local() byte {
 }
 
 func (s *scan) call(t uint32) {
-	if uint64(t) >= uint64(len(s.o.types)) {
+	if uint64(t) >= uint64(len(s.o.Types)) {
 		s.fail("it calls what has no type")
 		return
 	}
-	s.op(len(s.o.types[t].params), s.o.types[t].results)
+	s.op(len(s.o.Types[t].Params), s.o.Types[t].Results)
 }
 
-const rI32 = string(rune(tI32))
+const rI32 = string(rune(I32))
 
 // plain holds, for opcodes 0x45 to 0xc4, how many values each takes and what
 // it gives.
@@ -294,27 +391,27 @@ var plain = func() (t [256]struct {
 			t[i].pops, t[i].result = pops, string([]byte{result})
 		}
 	}
-	set(0x45, 0x66, 2, tI32) // comparisons
-	set(0x45, 0x45, 1, tI32)
-	set(0x50, 0x50, 1, tI32)
-	for i, ty := range []byte{tI32, tI64} {
+	set(0x45, 0x66, 2, I32) // comparisons
+	set(0x45, 0x45, 1, I32)
+	set(0x50, 0x50, 1, I32)
+	for i, ty := range []byte{I32, I64} {
 		set(0x67+0x12*i, 0x69+0x12*i, 1, ty)
 		set(0x6a+0x12*i, 0x78+0x12*i, 2, ty)
 	}
-	for i, ty := range []byte{tF32, tF64} {
+	for i, ty := range []byte{F32, F64} {
 		set(0x8b+0x0e*i, 0x91+0x0e*i, 1, ty)
 		set(0x92+0x0e*i, 0x98+0x0e*i, 2, ty)
 	}
-	set(0xa7, 0xab, 1, tI32)
-	set(0xac, 0xb1, 1, tI64)
-	set(0xb2, 0xb6, 1, tF32)
-	set(0xb7, 0xbb, 1, tF64)
-	set(0xbc, 0xbc, 1, tI32)
-	set(0xbd, 0xbd, 1, tI64)
-	set(0xbe, 0xbe, 1, tF32)
-	set(0xbf, 0xbf, 1, tF64)
-	set(0xc0, 0xc1, 1, tI32)
-	set(0xc2, 0xc4, 1, tI64)
+	set(0xa7, 0xab, 1, I32)
+	set(0xac, 0xb1, 1, I64)
+	set(0xb2, 0xb6, 1, F32)
+	set(0xb7, 0xbb, 1, F64)
+	set(0xbc, 0xbc, 1, I32)
+	set(0xbd, 0xbd, 1, I64)
+	set(0xbe, 0xbe, 1, F32)
+	set(0xbf, 0xbf, 1, F64)
+	set(0xc0, 0xc1, 1, I32)
+	set(0xc2, 0xc4, 1, I64)
 	return t
 }()
 
@@ -352,25 +449,22 @@ func (s *scan) control(c byte) {
 	case 0x0b:
 		s.leave(false)
 	case 0x0c:
-		s.u32()
+		s.label()
 		s.unreachable()
 	case 0x0d: // br_if leaves its operands: their types are the label's, but for float lanes
-		s.u32()
+		s.label()
 		s.pop()
 	case 0x0e:
 		for range s.count() + 1 {
-			s.u32()
+			s.label()
 		}
 		s.unreachable()
 	case 0x0f:
 		s.unreachable()
 	case 0x10:
-		i := s.u32()
-		if uint64(i) >= uint64(len(s.o.funcs)) {
-			s.fail("it calls a function that does not exist")
-			return
+		if i := s.below(len(s.o.Funcs), "function"); s.err == nil {
+			s.call(s.o.Funcs[i])
 		}
-		s.call(s.o.funcs[i])
 	case 0x11:
 		t := s.u32()
 		s.u32()
@@ -379,14 +473,16 @@ func (s *scan) control(c byte) {
 	case 0x1a:
 		s.pop()
 	case 0x1b, 0x1c:
-		sel := selectAt{from: s.size - len(s.b) - 1}
+		sel := selectAt{from: len(s.f.Body) - len(s.b) - 1}
 		if c == 0x1c {
-			s.take(uint32(s.count()))
+			for range s.count() {
+				s.valueType()
+			}
 		}
 		s.pop()
 		a, b := s.pop(), s.pop()
 		for _, t := range []byte{a, b} {
-			if t == tV128 || t == floats {
+			if t == V128 || t == floats {
 				s.hazard("select of v128 (use v128.bitselect)")
 			}
 		}
@@ -394,8 +490,8 @@ func (s *scan) control(c byte) {
 			a = b
 		}
 		s.push(a)
-		sel.to, sel.of = s.size-len(s.b), a
-		s.selects = append(s.selects, sel)
+		sel.to, sel.of = len(s.f.Body)-len(s.b), a
+		s.f.selects = append(s.f.selects, sel)
 	case 0x20:
 		s.push(s.local())
 	case 0x21:
@@ -405,14 +501,11 @@ func (s *scan) control(c byte) {
 		s.local()
 		s.push(s.pop())
 	case 0x23:
-		i := s.u32()
-		if uint64(i) >= uint64(len(s.o.globals)) {
-			s.fail("it uses a global that does not exist")
-			return
+		if i := s.below(len(s.o.Globals), "global"); s.err == nil {
+			s.push(s.o.Globals[i])
 		}
-		s.push(s.o.globals[i])
 	case 0x24:
-		s.u32()
+		s.below(len(s.o.Globals), "global")
 		s.pop()
 	case 0x25:
 		s.u32()
@@ -421,30 +514,31 @@ func (s *scan) control(c byte) {
 		s.u32()
 		s.popN(2)
 	case 0x3f:
-		s.byte()
-		s.push(tI32)
+		s.memoryIndex()
+		s.push(I32)
 	case 0x40:
-		s.byte()
+		s.memoryIndex()
 		s.op(1, rI32)
 	case 0x41:
 		s.leb()
-		s.push(tI32)
+		s.push(I32)
 	case 0x42:
 		s.leb()
-		s.push(tI64)
+		s.push(I64)
 	case 0x43:
 		s.take(4)
-		s.push(tF32)
+		s.push(F32)
 	case 0x44:
 		s.take(8)
-		s.push(tF64)
+		s.push(F64)
 	case 0xd0:
-		s.push(s.byte())
+		s.refType()
+		s.push(funcRef)
 	case 0xd1:
 		s.op(1, rI32)
 	case 0xd2:
-		s.u32()
-		s.push('\x70')
+		s.below(len(s.o.Funcs), "function")
+		s.push(funcRef)
 	default:
 		s.fail(fmt.Sprintf("it has the unknown instruction %#x", c))
 	}
@@ -470,9 +564,10 @@ func (s *scan) prefixed() {
 	case 15:
 		s.u32()
 		s.op(2, rI32)
+		s.growsTable()
 	case 16:
 		s.u32()
-		s.push(tI32)
+		s.push(I32)
 	default:
 		s.fail(fmt.Sprintf("it has the unknown instruction 0xfc %d", c))
 	}
@@ -536,17 +631,17 @@ func (s *scan) simd() {
 			}
 			s.popN(int(w - '0'))
 		case 'v':
-			s.push(tV128)
+			s.push(V128)
 		case 'f':
 			s.push(floats)
 		case 'i':
-			s.push(tI32)
+			s.push(I32)
 		case 'I':
-			s.push(tI64)
+			s.push(I64)
 		case 's':
-			s.push(tF32)
+			s.push(F32)
 		case 'd':
-			s.push(tF64)
+			s.push(F64)
 		}
 	}
 	if name := wasmerLacks[c]; name != "" {

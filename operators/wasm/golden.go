@@ -1,0 +1,222 @@
+package wasm
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"regexp"
+	"runtime"
+	"slices"
+	"sync"
+
+	"github.com/apache/arrow/go/v17/arrow/memory"
+
+	"github.com/penstock/penstock/pipeline"
+)
+
+// Golden is one golden vector of a manifest: an input and the digest of what
+// the module makes of it. Vectors run when a module is loaded, on the engine
+// and CPU at hand, so that a miscompiled module never sees production data.
+type Golden struct {
+	Name   string         `json:"name"`             // as a module's name
+	Params map[string]any `json:"params,omitempty"` // as in the YAML; what is left out has its default
+	Input  GoldenInput    `json:"input"`
+	// Digest is the SHA-256, in hex, of all output batches in the encoding of
+	// [AppendCanonical], one after another. `penstock operator pack --golden`
+	// fills in one that is empty.
+	Digest string `json:"digest"`
+}
+
+// Limits of golden vectors: all of a module's take a few ms together.
+const (
+	maxGolden     = 8
+	maxGoldenTags = 256
+	maxGoldenRows = 1 << 14 // of all batches of a vector
+)
+
+var digestRE = regexp.MustCompile(`^[0-9a-f]{64}$`)
+
+func (m *Manifest) validateGolden() error {
+	var errs []error
+	bad := func(format string, a ...any) { errs = append(errs, fmt.Errorf("manifest: "+format, a...)) }
+	if len(m.Golden) > maxGolden {
+		bad("%d golden vectors, the limit is %d", len(m.Golden), maxGolden)
+		return errors.Join(errs...)
+	}
+	for i := range m.Golden {
+		g := &m.Golden[i]
+		if !nameRE.MatchString(g.Name) {
+			bad("golden[%d]: name %q: write lower-case letters, digits, _ and -, at most 64", i, g.Name)
+		}
+		if slices.ContainsFunc(m.Golden[:i], func(o Golden) bool { return o.Name == g.Name }) {
+			bad("golden[%d]: the name %q comes twice", i, g.Name)
+		}
+		if g.Digest != "" && !digestRE.MatchString(g.Digest) {
+			bad("golden[%d] %q: the digest is not 64 hex digits: leave it empty and pack with --golden", i, g.Name)
+		}
+		for _, name := range slices.Sorted(maps.Keys(g.Params)) {
+			if !slices.ContainsFunc(m.Params, func(p Param) bool { return p.Name == name }) {
+				bad("golden[%d] %q: there is no parameter %q", i, g.Name, name)
+			}
+		}
+		if _, err := m.values(g.Params); err != nil {
+			bad("golden[%d] %q: %w", i, g.Name, err)
+		}
+		if err := g.Input.validate(m.Input); err != nil {
+			bad("golden[%d] %q: input: %w", i, g.Name, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// complete says which vectors have no digest yet.
+func (m *Manifest) complete() error {
+	for _, g := range m.Golden {
+		if g.Digest == "" {
+			return fmt.Errorf("golden vector %q has no digest: `penstock operator pack --golden` computes it", g.Name)
+		}
+	}
+	return nil
+}
+
+// run feeds the vector's input to a fresh instance and returns the digest of
+// what it makes.
+func (g *Golden) run(p *Probe, cols []Column) (string, error) {
+	steps, err := g.Input.Steps(cols, memory.DefaultAllocator)
+	if err != nil {
+		return "", err
+	}
+	defer ReleaseSteps(steps)
+	out, err := p.Run(nil, steps)
+	if err != nil {
+		return "", err
+	}
+	return sum(out), nil
+}
+
+// FillGolden computes, on wazero, the digests that m leaves empty for the
+// module wasm, and returns the names of their vectors. m is changed in place.
+func FillGolden(wasm []byte, m *Manifest) ([]string, error) {
+	if err := m.Validate(); err != nil {
+		return nil, err
+	}
+	bare := *m
+	bare.Golden = nil
+	packed, err := Pack(wasm, bare)
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for i := range m.Golden {
+		g := &m.Golden[i]
+		if g.Digest != "" {
+			continue
+		}
+		p, err := OpenProbe(packed, ProbeOptions{Engine: EngineWazero, Params: g.Params, Seed: g.Input.Seed})
+		if err != nil {
+			return nil, fmt.Errorf("golden vector %q: %w", g.Name, err)
+		}
+		g.Digest, err = g.run(p, m.Input)
+		if err := errors.Join(err, p.Close()); err != nil {
+			return nil, fmt.Errorf("golden vector %q: %w", g.Name, err)
+		}
+		names = append(names, g.Name)
+	}
+	return names, nil
+}
+
+// CheckGolden runs one of the module's golden vectors on an engine and returns
+// an error that names module, vector and engine when its digest differs.
+func CheckGolden(wasm []byte, engine, vector string) error {
+	info, err := Inspect(wasm)
+	if err != nil {
+		return err
+	}
+	i := slices.IndexFunc(info.Manifest.Golden, func(g Golden) bool { return g.Name == vector })
+	if i < 0 {
+		return fmt.Errorf("the module has no golden vector %q", vector)
+	}
+	g := &info.Manifest.Golden[i]
+	p, err := OpenProbe(wasm, ProbeOptions{Engine: engine, Params: g.Params, Seed: g.Input.Seed})
+	if err != nil {
+		return fmt.Errorf("golden vector %q on %s: %w", vector, engine, err)
+	}
+	return errors.Join(p.op.checkVector(g, p), p.Close())
+}
+
+// checkVector runs g in p and compares.
+func (op *Operator) checkVector(g *Golden, p *Probe) error {
+	module, engine := op.Module()
+	got, err := g.run(p, op.info.Manifest.Input)
+	if err != nil {
+		return fmt.Errorf("module %s: golden vector %q fails on %s: %w", module, g.Name, engine, err)
+	}
+	if got != g.Digest {
+		return fmt.Errorf("module %s: golden vector %q gives digest %.12s on %s (%s/%s), its manifest says %.12s: this engine computes the module wrongly here, or the manifest is of another build. "+
+			"`penstock operator test` shows which; another engine may do, else pack the module again with --golden",
+			module, g.Name, got, engine, runtime.GOOS, runtime.GOARCH, g.Digest)
+	}
+	return nil
+}
+
+// verdictKey is what the outcome of a module's vectors depends on.
+type verdictKey struct {
+	digest, engine string
+	memory         pipeline.ByteSize
+	metered        bool
+}
+
+type verdict struct {
+	once sync.Once
+	err  error
+}
+
+// verdicts has a verdict per verdictKey: vectors run once in a process, not
+// once per shard and restart.
+var verdicts sync.Map
+
+// checkGolden runs the module's vectors, each in an instance of its own, with
+// the vectors' parameters and not the operator's.
+func (op *Operator) checkGolden() error {
+	if len(op.info.Manifest.Golden) == 0 {
+		return nil
+	}
+	key := verdictKey{digest: op.info.Digest, engine: op.choice.Engine, memory: op.cfg.Memory, metered: metered(&op.cfg, op.choice.Trust.Trusted())}
+	v, _ := verdicts.LoadOrStore(key, &verdict{})
+	out := v.(*verdict)
+	out.once.Do(func() {
+		for i := range op.info.Manifest.Golden {
+			if out.err = op.tryVector(&op.info.Manifest.Golden[i]); out.err != nil {
+				return
+			}
+		}
+	})
+	return out.err
+}
+
+func (op *Operator) tryVector(g *Golden) error {
+	params, err := op.info.Manifest.values(g.Params)
+	if err != nil {
+		return err
+	}
+	p, err := op.probe(params, g.Input.Seed)
+	if err != nil {
+		module, engine := op.Module()
+		return fmt.Errorf("module %s: golden vector %q fails on %s: %w", module, g.Name, engine, err)
+	}
+	return errors.Join(op.checkVector(g, p), p.Close())
+}
+
+// quiet is an environment that nothing leaves.
+func quiet(name string) pipeline.Env {
+	return pipeline.Env{Name: name, Log: slog.New(slog.DiscardHandler), Meter: pipeline.NewMeter(), Tags: pipeline.NewTags(nil), Alloc: memory.DefaultAllocator, Shards: 1}
+}
+
+// sum is a digest as manifests have it.
+func sum(b []byte) string {
+	s := sha256.Sum256(b)
+	return hex.EncodeToString(s[:])
+}

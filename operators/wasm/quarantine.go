@@ -1,0 +1,61 @@
+package wasm
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/penstock/penstock/pipeline"
+)
+
+// reasonQuarantine is that of batches which a module in quarantine did not see.
+const reasonQuarantine = "module_quarantined"
+
+// Calls whose failures are counted, each by itself.
+const (
+	callProcess = iota
+	callAdvance
+	callSnapshot
+	numCalls
+)
+
+// quarantine counts the failures in a row and says when there are too many.
+// It is part of a snapshot: a replay goes the same way.
+type quarantine struct {
+	after       int // 0 is never
+	failures    [numCalls]int
+	quarantined bool
+	gauge       prometheus.Gauge
+}
+
+func (q *quarantine) register(env pipeline.Env) error {
+	g := prometheus.NewGaugeVec(prometheus.GaugeOpts{Namespace: "penstock", Name: "module_quarantined",
+		Help: "1 while a Wasm module is not called any more, because it failed too often in a row."}, []string{"operator"})
+	if err := register(env.Meter, &g); err != nil {
+		return err
+	}
+	q.gauge = g.WithLabelValues(env.Name)
+	q.gauge.Set(0)
+	return nil
+}
+
+// count takes a failure and says whether it is the one too many.
+func (q *quarantine) count(call int) bool {
+	q.failures[call]++
+	if q.after == 0 || q.failures[call] < q.after {
+		return false
+	}
+	q.set(true)
+	return true
+}
+
+func (q *quarantine) set(on bool) {
+	q.quarantined = on
+	v := 0.0
+	if on {
+		v = 1
+	}
+	q.gauge.Set(v)
+}
+
+// Quarantined says whether the module failed so often in a row that it is not
+// called any more. It may be called from the goroutine of the operator only.
+func (op *Operator) Quarantined() bool { return op.quarantined }
