@@ -2,7 +2,7 @@
 GO         ?= go
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: demo build test test-deps test-short lint bench bench-kernels kernels examples kernels-check dashboards-check generate
+.PHONY: demo build test test-variants test-deps test-short lint bench bench-kernels kernels examples kernels-check dashboards-check generate
 
 demo:
 	$(GO) run . demo
@@ -13,6 +13,14 @@ build:
 # Everything, with the race detector, against real servers: a missing one fails.
 test: test-deps kernels-check dashboards-check
 	PENSTOCK_TEST_PEERS=1 $(GO) test -race -timeout 25m ./...
+	$(MAKE) test-variants
+
+# The other builds: without cgo (wazero alone), and with wasmtime in wasmer's place.
+test-variants:
+	CGO_ENABLED=0 $(GO) vet ./operators/... ./internal/app ./internal/cli .
+	CGO_ENABLED=0 $(GO) test ./operators/wasm/...
+	$(GO) vet -tags wasmtime ./operators/... ./internal/app ./internal/cli .
+	$(GO) test -tags wasmtime ./operators/wasm/... ./operators/modules
 
 test-deps:
 	tools/test-deps.sh

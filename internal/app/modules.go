@@ -125,7 +125,7 @@ func (m *nodeModules) open(ctx context.Context, digest string, shadow bool) (*wa
 	if shadow {
 		env.Meter, env.Log = pipeline.NewMeter(), env.Log.With("shadow", true)
 	}
-	op, err := wasm.New(cfg, env)
+	op, err := wasm.NewWith(cfg, env, m.a.compiler)
 	if err != nil {
 		return nil, err
 	}
