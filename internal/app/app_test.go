@@ -38,6 +38,12 @@ func (b *book) Write(p []byte) (int, error) {
 	return b.log.Write(p)
 }
 
+func (b *book) logged() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.log.String()
+}
+
 func (b *book) tap(node string, rec arrow.Record) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -176,9 +182,9 @@ http: {listen: ""}
 		<-a.Done()
 		stopApp(t, a)
 		// The path of the recording is no operator's setting.
-		require.Equal(t, i == 2, strings.Contains(b.log.String(), "operator=changed"), "run %d", i)
-		require.NotContains(t, b.log.String(), "operator=same")
-		require.NotContains(t, b.log.String(), "operator=after")
+		require.Equal(t, i == 2, strings.Contains(b.logged(), "operator=changed"), "run %d", i)
+		require.NotContains(t, b.logged(), "operator=same")
+		require.NotContains(t, b.logged(), "operator=after")
 	}
 }
 
@@ -202,9 +208,7 @@ sinks:
 http: {listen: ""}
 `, dir, recording(t, 20000), l.Addr()))
 	full := func() bool {
-		b.mu.Lock()
-		defer b.mu.Unlock()
-		return strings.Contains(b.log.String(), "full: waiting for readers")
+		return strings.Contains(b.logged(), "full: waiting for readers")
 	}
 	require.Eventually(t, full, 20*time.Second, 5*time.Millisecond)
 	ready, missing := a.Ready()
@@ -215,7 +219,7 @@ http: {listen: ""}
 	start := time.Now()
 	require.NoError(t, a.Stop(ctx))
 	require.Less(t, time.Since(start), 8*time.Second)
-	require.NotContains(t, b.log.String(), "left behind")
+	require.NotContains(t, b.logged(), "left behind")
 	require.NotZero(t, a.Summary().Lost())
 }
 

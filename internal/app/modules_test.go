@@ -113,7 +113,7 @@ func TestSwapOutlivesTheProcess(t *testing.T) {
 	require.Equal(t, base, s.Previous)
 	require.NotNil(t, s.Shadow)
 	require.Equal(t, "ewma@1.2.0", s.Shadow.Module)
-	require.NotContains(t, b.log.String(), "starts afresh")
+	require.NotContains(t, b.logged(), "starts afresh")
 	c, err := a.Control(t.Context(), pipeline.ControlPromote, "score", nil)
 	require.NoError(t, err)
 	require.Equal(t, "ewma@1.2.0", c.Module)
@@ -129,7 +129,7 @@ func TestSwapOutlivesTheProcess(t *testing.T) {
 	require.NoError(t, os.Remove(filepath.Join(dir, "deployed", d1.Digest+".wasm")))
 	a, b = startApp(t, yaml)
 	require.Equal(t, base, a.Modules()[0][0].Digest)
-	require.Contains(t, b.log.String(), "cannot be opened")
+	require.Contains(t, b.logged(), "cannot be opened")
 	stopApp(t, a)
 }
 
@@ -178,7 +178,7 @@ func TestDeployStartsAfresh(t *testing.T) {
 	c, err := a.Control(t.Context(), pipeline.ControlDeploy, "score", variant(t, func(m *wasm.Manifest) { m.Version, m.State = "2.0.0", "2" }))
 	require.NoError(t, err)
 	require.False(t, c.Carried)
-	require.Contains(t, b.log.String(), "starts afresh")
+	require.Contains(t, b.logged(), "starts afresh")
 	b.mu.Lock()
 	before := len(b.rows["score"])
 	b.mu.Unlock()
@@ -288,9 +288,7 @@ func TestWatch(t *testing.T) {
 	require.Eventually(t, func() bool { return runs() == "ewma@1.0.2" }, 30*time.Second, 5*time.Millisecond)
 	write([]byte("nonsense"))
 	require.Eventually(t, func() bool {
-		b.mu.Lock()
-		defer b.mu.Unlock()
-		return strings.Contains(b.log.String(), "does not run; what ran before goes on")
+		return strings.Contains(b.logged(), "does not run; what ran before goes on")
 	}, 30*time.Second, 5*time.Millisecond)
 	require.Equal(t, "ewma@1.0.2", runs())
 	stopApp(t, a)

@@ -122,7 +122,7 @@ sinks:
 		a, b := startApp(t, yaml)
 		<-a.Done()
 		stopApp(t, a)
-		log := b.log.String()
+		log := b.logged()
 		require.Equal(t, 1, strings.Count(log, "engine chosen"), log)
 		require.Contains(t, log, `msg="engine chosen" component=score module=mine@`)
 		require.Contains(t, log, says)
