@@ -2,7 +2,7 @@
 GO         ?= go
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: demo build test test-deps test-short lint bench bench-abi bench-kernels kernels kernels-check dashboards-check generate
+.PHONY: demo build test test-variants test-deps test-short lint bench bench-abi bench-kernels kernels examples kernels-check dashboards-check generate
 
 demo:
 	$(GO) run . demo
@@ -13,6 +13,14 @@ build:
 # Everything, with the race detector, against real servers: a missing one fails.
 test: test-deps kernels-check dashboards-check
 	PENSTOCK_TEST_PEERS=1 $(GO) test -race -timeout 25m ./...
+	$(MAKE) test-variants
+
+# The other builds: without cgo (wazero alone), and with wasmtime in wasmer's place.
+test-variants:
+	CGO_ENABLED=0 $(GO) vet ./operators/... ./internal/app ./internal/cli .
+	CGO_ENABLED=0 $(GO) test ./operators/wasm/...
+	$(GO) vet -tags wasmtime ./operators/... ./internal/app ./internal/cli .
+	$(GO) test -tags wasmtime ./operators/wasm/... ./operators/modules
 
 test-deps:
 	tools/test-deps.sh
@@ -36,8 +44,15 @@ bench-abi:
 bench-kernels:
 	$(MAKE) -C operators/modules bench
 
-kernels:
+kernels: examples
 	$(MAKE) -C operators/modules
+
+# The worked example of each SDK, made as a user makes it, in .cache/examples.
+examples: build
+	@rm -rf .cache/examples
+	@for lang in c rust assemblyscript go; do \
+		./penstock operator new .cache/examples/$$lang/zscore --lang $$lang >/dev/null && ./penstock operator build .cache/examples/$$lang/zscore || exit 1; \
+	done
 
 # The committed modules are what their sources compile to.
 kernels-check: test-deps

@@ -2,6 +2,7 @@ package pipeline
 
 import (
 	"errors"
+	"strings"
 
 	"github.com/apache/arrow/go/v17/arrow"
 	"github.com/apache/arrow/go/v17/arrow/array"
@@ -27,12 +28,16 @@ type Control struct {
 	Action string
 	Node   string // the operator's name
 	Digest string // of the module, SHA-256 in hex, where the action needs one
+	// From is the first entry of the journal that a module which starts afresh
+	// is shown before it takes over; 0 is none.
+	From uint64
 }
 
 var controlSchema = arrow.NewSchema([]arrow.Field{
 	{Name: "action", Type: arrow.BinaryTypes.String},
 	{Name: "node", Type: arrow.BinaryTypes.String},
 	{Name: "digest", Type: arrow.BinaryTypes.String},
+	{Name: "from", Type: arrow.PrimitiveTypes.Uint64},
 }, nil)
 
 // Record returns c as a record of one row, which the caller owns.
@@ -42,6 +47,7 @@ func (c Control) Record(alloc memory.Allocator) arrow.Record {
 	for i, s := range []string{c.Action, c.Node, c.Digest} {
 		b.Field(i).(*array.StringBuilder).Append(s)
 	}
+	b.Field(3).(*array.Uint64Builder).Append(c.From)
 	return b.NewRecord()
 }
 
@@ -51,7 +57,8 @@ func ReadControl(rec arrow.Record) (c Control, err error) {
 		return c, errors.New("the entry is no control")
 	}
 	for i, p := range []*string{&c.Action, &c.Node, &c.Digest} {
-		*p = string(append([]byte(nil), rec.Column(i).(*array.String).Value(0)...))
+		*p = strings.Clone(rec.Column(i).(*array.String).Value(0))
 	}
+	c.From = rec.Column(3).(*array.Uint64).Value(0)
 	return c, nil
 }

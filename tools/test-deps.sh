@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Gets what the tests need on Debian and Ubuntu, and leaves what is there
-# alone: a broker, InfluxDB, the compiler of the kernels, a browser, and the
-# npm packages of the OPC UA peer and the dashboards' check.
+# alone: a broker, InfluxDB, the compilers of the kernels and of the SDKs'
+# examples, a browser, and the npm packages of the OPC UA peer and the
+# dashboards' check.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -20,6 +21,9 @@ command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null ||
 want gcc gcc
 want node nodejs
 want npm npm
+# Any rustc that has WebAssembly's core library will do.
+rust_target() { [ -d "$("$1" --print target-libdir --target wasm32-unknown-unknown 2>/dev/null || echo /nowhere)" ]; }
+rust_target rustc || rust_target /usr/bin/rustc || packages+=(rustc cargo libstd-rust-dev-wasm32)
 
 # influxd 1.8.10 takes a minute of compiling; the downloads go on meanwhile.
 influxd=0

@@ -30,6 +30,9 @@ type Options struct {
 	Config *config.Config
 	Log    *slog.Logger
 	Meter  *pipeline.Meter
+	// Cache is the directory where compiled modules are kept for the next
+	// start; "" keeps none.
+	Cache string
 	// Tap is shown every record that flows, borrowed; it must not block.
 	Tap func(node string, rec arrow.Record)
 }
@@ -41,16 +44,17 @@ type App struct {
 	Alerts AlertBook
 	graph  *graph.Graph
 
-	server  *natsd.Server
-	nc      *nats.Conn
-	journal *journal.Log
-	logs    []*journal.Log
-	sources []runningSource
-	workers []*flow.Worker
-	wasm    []map[string]*nodeModules // by shard and operator
-	modules moduleStore
-	swaps   swaps
-	sinks   []*sinks.Runner
+	compiler *wasm.Compiler
+	server   *natsd.Server
+	nc       *nats.Conn
+	journal  *journal.Log
+	logs     []*journal.Log
+	sources  []runningSource
+	workers  []*flow.Worker
+	wasm     []map[string]*nodeModules // by shard and operator
+	modules  moduleStore
+	swaps    swaps
+	sinks    []*sinks.Runner
 
 	stopSources, stopRest context.CancelFunc
 	sourcing, rest        sync.WaitGroup
@@ -72,8 +76,15 @@ type runningSource struct {
 // running.
 func Start(ctx context.Context, o Options) (a *App, err error) {
 	a = &App{o: o, done: make(chan struct{}), modules: moduleStore{filepath.Join(o.Config.Journal.Dir, "deployed")},
-		swaps: swaps{prepared: map[preparedKey]*wasm.Operator{}}}
-	if a.graph, err = Build(ctx, o.Config); err != nil {
+		swaps: swaps{prepared: map[preparedKey]prepared{}}}
+	a.compiler = wasm.NewCompiler(o.Cache, o.Log)
+	release := a.compiler.Hold() // the check and all shards use the same code
+	defer func() {
+		if err := release(); err != nil {
+			o.Log.Warn("a module that is not used any more cannot be freed", "error", err)
+		}
+	}()
+	if a.graph, err = buildWith(ctx, o.Config, a.compiler); err != nil {
 		return nil, err
 	}
 	restCtx, stopRest := context.WithCancel(context.WithoutCancel(ctx))

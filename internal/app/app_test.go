@@ -28,6 +28,8 @@ type book struct {
 	mu   sync.Mutex
 	log  bytes.Buffer
 	rows map[string][]string // by node
+	// count, when set, is told of each record in place of rows.
+	count func(node string, n int, row func(int) string)
 }
 
 func (b *book) Write(p []byte) (int, error) {
@@ -39,22 +41,33 @@ func (b *book) Write(p []byte) (int, error) {
 func (b *book) tap(node string, rec arrow.Record) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	for i := range int(rec.NumRows()) {
+	row := func(i int) string {
 		var s strings.Builder
 		for c, f := range rec.Schema().Fields() {
 			if f.Name != pipeline.NameReceived {
 				fmt.Fprint(&s, f.Name, "=", rec.Column(c).ValueStr(i), " ")
 			}
 		}
-		b.rows[node] = append(b.rows[node], s.String())
+		return s.String()
+	}
+	if b.count != nil {
+		b.count(node, int(rec.NumRows()), row)
+		return
+	}
+	for i := range int(rec.NumRows()) {
+		b.rows[node] = append(b.rows[node], row(i))
 	}
 }
 
 func startApp(t *testing.T, yaml string) (*App, *book) {
 	t.Helper()
+	return startWith(t, yaml, &book{rows: map[string][]string{}})
+}
+
+func startWith(t *testing.T, yaml string, b *book) (*App, *book) {
+	t.Helper()
 	cfg, err := config.Parse("test.yaml", []byte(yaml), Registry())
 	require.NoError(t, err)
-	b := &book{rows: map[string][]string{}}
 	a, err := Start(t.Context(), Options{Config: cfg, Meter: pipeline.NewMeter(), Log: slog.New(slog.NewTextHandler(b, nil)), Tap: b.tap})
 	require.NoError(t, err)
 	return a, b

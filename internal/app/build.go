@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 
 	"github.com/apache/arrow/go/v17/arrow"
@@ -28,25 +27,7 @@ var allocator memory.Allocator = memory.DefaultAllocator
 // touching network or plant: every operator is opened once on the schema it
 // will see. The error is a [config.Errors] with all that is wrong.
 func Load(ctx context.Context, path string) (*config.Config, *graph.Graph, error) {
-	return load(ctx, path, Registry())
-}
-
-// LoadAndPull is Load, and pulls the modules that are not in the pipeline's
-// module store yet.
-func LoadAndPull(ctx context.Context, path string, log *slog.Logger) (*config.Config, *graph.Graph, error) {
-	return load(ctx, path, registry(ctx, oci.Store{Client: &oci.Client{}, Log: log}))
-}
-
-func load(ctx context.Context, path string, reg config.Registry) (*config.Config, *graph.Graph, error) {
-	c, err := config.Load(path, reg)
-	var errs config.Errors
-	if errors.As(err, &errs) {
-		if c != nil {
-			_, more := graph.Build(c)
-			errs = append(errs, more...)
-		}
-		return nil, nil, errs.Err()
-	}
+	c, err := read(path, Registry())
 	if err != nil {
 		return nil, nil, err
 	}
@@ -54,20 +35,45 @@ func load(ctx context.Context, path string, reg config.Registry) (*config.Config
 	return c, g, err
 }
 
+// Read is Load without opening the operators, which [Start] does. It pulls the
+// modules that are not in the pipeline's module store yet.
+func Read(ctx context.Context, path string, log *slog.Logger) (*config.Config, error) {
+	return read(path, registry(ctx, oci.Store{Client: &oci.Client{}, Log: log}))
+}
+
+func read(path string, reg config.Registry) (*config.Config, error) {
+	c, err := config.Load(path, reg)
+	var errs config.Errors
+	if errors.As(err, &errs) {
+		if c != nil {
+			_, more := graph.Build(c)
+			errs = append(errs, more...)
+		}
+		return nil, errs.Err()
+	}
+	return c, err
+}
+
 // Build makes the graph of c with the schema of every edge.
 func Build(ctx context.Context, c *config.Config) (*graph.Graph, error) {
+	return buildWith(ctx, c, wasm.NewCompiler("", quiet))
+}
+
+// quiet is the log of operators that are opened only to be looked at.
+var quiet = slog.New(slog.DiscardHandler)
+
+func buildWith(ctx context.Context, c *config.Config, compiler *wasm.Compiler) (*graph.Graph, error) {
 	g, errs := graph.Build(c)
 	if len(errs) > 0 {
 		return nil, errs.Err()
 	}
 	settings := settingsByName(c)
-	quiet := slog.New(slog.NewTextHandler(io.Discard, nil))
 	tags := pipeline.NewTags(c.Tags)
 	problems := g.Resolve(ctx, func(ctx context.Context, n *graph.Node, in *arrow.Schema) (map[string]*arrow.Schema, error) {
 		if n.Kind == graph.Sink {
 			return nil, nil
 		}
-		op, err := newOperator(settings[n.Name], pipeline.Env{Name: n.Name, Log: quiet, Meter: pipeline.NewMeter(), Tags: tags, Alloc: allocator, Shards: 1})
+		op, err := newOperator(settings[n.Name], pipeline.Env{Name: n.Name, Log: quiet, Meter: pipeline.NewMeter(), Tags: tags, Alloc: allocator, Shards: 1}, compiler)
 		if err != nil {
 			return nil, err
 		}
@@ -119,7 +125,7 @@ func (a *App) plan(ctx context.Context, shard int, env func(string) pipeline.Env
 		if n.Kind == graph.Source || n.Kind == graph.Sink {
 			continue
 		}
-		op, err := newOperator(settings[n.Name], env(n.Name))
+		op, err := newOperator(settings[n.Name], env(n.Name), a.compiler)
 		if err != nil {
 			return p, a.at(n.Name, err)
 		}
@@ -143,7 +149,7 @@ func (a *App) plan(ctx context.Context, shard int, env func(string) pipeline.Env
 			last.Again = func(ctx context.Context) (pipeline.Operator, error) {
 				e := env(n.Name)
 				e.Meter = pipeline.NewMeter()
-				op, err := newOperator(settings[n.Name], e)
+				op, err := newOperator(settings[n.Name], e, a.compiler)
 				if err != nil {
 					return nil, err
 				}

@@ -108,14 +108,14 @@ func newSource(settings any, env pipeline.Env) (s source, err error) {
 	return s, err
 }
 
-func newOperator(settings any, env pipeline.Env) (pipeline.Operator, error) {
+func newOperator(settings any, env pipeline.Env, compiler *wasm.Compiler) (pipeline.Operator, error) {
 	switch c := settings.(type) {
 	case *align.Config:
 		return align.New(*c, env)
 	case *filter.Config:
 		return filter.New(*c, env)
 	case *wasm.Config:
-		return wasm.New(*c, env)
+		return wasm.NewWith(*c, env, compiler)
 	case *window.Config:
 		return window.New(*c, env)
 	case *alert.Config:

@@ -69,16 +69,52 @@ type nodeModules struct {
 }
 
 // Open implements flow.Modules.
-func (m *nodeModules) Open(ctx context.Context, digest string, shadow bool) (pipeline.Operator, flow.Module, string, error) {
-	op := m.a.swaps.take(m.shard, m.node.Name, digest, shadow)
-	if op == nil {
+func (m *nodeModules) Open(ctx context.Context, digest string, shadow bool) (flow.Opened, error) {
+	p, ok := m.a.swaps.take(preparedKey{m.shard, m.node.Name, digest, shadow})
+	if !ok {
 		var err error
-		if op, err = m.open(ctx, digest, shadow); err != nil {
-			return nil, flow.Module{}, "", err
+		if p.op, err = m.open(ctx, digest, shadow); err != nil {
+			return flow.Opened{}, err
 		}
 	}
-	name, engine := op.Module()
-	return op, flow.Module{Digest: digest, Name: name, Engine: engine}, fingerprint(m.node, m.settings, op), nil
+	name, engine := p.op.Module()
+	return flow.Opened{Op: p.op, Module: flow.Module{Digest: digest, Name: name, Engine: engine}, Fingerprint: fingerprint(m.node, m.settings, p.op), WarmUp: p.warm}, nil
+}
+
+// manifest reads that of a module that m can open.
+func (m *nodeModules) manifest(digest string) (wasm.Manifest, error) {
+	if digest == m.base {
+		info, err := m.settings.Inspect()
+		return info.Manifest, err
+	}
+	code, err := wasm.Load(m.a.modules.path(digest))
+	if err != nil {
+		return wasm.Manifest{}, err
+	}
+	return wasm.ReadManifest(code)
+}
+
+// understand reports whether module b goes on with the state of a.
+func (m *nodeModules) understand(a, b string) bool {
+	if a == b {
+		return true
+	}
+	ma, err := m.manifest(a)
+	mb, errb := m.manifest(b)
+	return err == nil && errb == nil && ma.Name == mb.Name && ma.State == mb.State && ma.State != ""
+}
+
+// sources returns those that feed the node, or nil when other nodes do too.
+func (m *nodeModules) sources() (names []string) {
+	for _, in := range m.node.Inputs {
+		for _, n := range m.a.graph.Nodes {
+			if n.Name == in.Node && n.Kind != graph.Source {
+				return nil
+			}
+		}
+		names = append(names, in.Node)
+	}
+	return names
 }
 
 func (m *nodeModules) open(ctx context.Context, digest string, shadow bool) (*wasm.Operator, error) {
@@ -89,7 +125,7 @@ func (m *nodeModules) open(ctx context.Context, digest string, shadow bool) (*wa
 	if shadow {
 		env.Meter, env.Log = pipeline.NewMeter(), env.Log.With("shadow", true)
 	}
-	op, err := wasm.New(cfg, env)
+	op, err := wasm.NewWith(cfg, env, m.a.compiler)
 	if err != nil {
 		return nil, err
 	}
@@ -120,8 +156,14 @@ func columnList(s *arrow.Schema) string {
 type swaps struct {
 	one      sync.Mutex // held for a whole control
 	mu       sync.Mutex // of the rest
-	prepared map[preparedKey]*wasm.Operator
+	prepared map[preparedKey]prepared
 	waiting  chan done
+}
+
+// prepared is an operator for a control to come; warm is what it was shown.
+type prepared struct {
+	op   *wasm.Operator
+	warm *flow.WarmUp
 }
 
 type preparedKey struct {
@@ -136,21 +178,20 @@ type done struct {
 	flow.Outcome
 }
 
-func (s *swaps) take(shard int, node, digest string, shadow bool) *wasm.Operator {
+func (s *swaps) take(k preparedKey) (p prepared, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	k := preparedKey{shard, node, digest, shadow}
-	op := s.prepared[k]
+	p, ok = s.prepared[k]
 	delete(s.prepared, k)
-	return op
+	return p, ok
 }
 
 // drop closes what was prepared and not taken.
 func (s *swaps) drop(ctx context.Context) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for k, op := range s.prepared {
-		op.Close(ctx) //nolint:errcheck // it has never run
+	for k, p := range s.prepared {
+		p.op.Close(ctx) //nolint:errcheck // it has never run
 		delete(s.prepared, k)
 	}
 }
@@ -174,6 +215,7 @@ type Change struct {
 	Digest   string        `json:"digest"`
 	Engine   string        `json:"engine"`
 	Carried  bool          `json:"state_carried"`
+	Shown    int64         `json:"rows_shown,omitempty"` // of the journal, having started afresh
 	Pause    time.Duration `json:"pause_ns"` // the longest of a worker
 }
 
@@ -194,7 +236,8 @@ func (a *App) Control(ctx context.Context, action, node string, code []byte) (Ch
 		}
 	}
 	defer a.swaps.drop(context.WithoutCancel(ctx))
-	if err := a.prepare(ctx, c); err != nil {
+	from, err := a.prepare(ctx, c)
+	if err != nil {
 		return Change{}, err
 	}
 	outcomes := make(chan done, 16*len(a.workers)) // with room for another run's, done again
@@ -208,6 +251,7 @@ func (a *App) Control(ctx context.Context, action, node string, code []byte) (Ch
 	}()
 	seqs := make([]uint64, len(a.workers))
 	for s := range a.workers {
+		c.From = from[s]
 		rec := c.Record(allocator)
 		seq, err := a.journal.Append(ctx, s, journal.Meta{Kind: journal.KindControl, Source: controlSource}, rec)
 		rec.Release()
@@ -229,7 +273,7 @@ func (a *App) Control(ctx context.Context, action, node string, code []byte) (Ch
 				errs = append(errs, fmt.Errorf("shard %d: %w", d.shard, d.Err))
 			}
 			out = Change{Operator: node, Module: d.Module.Name, Digest: d.Module.Digest, Engine: d.Module.Engine,
-				Carried: d.Carried && (out.Carried || out.Module == ""), Pause: max(out.Pause, d.Pause)}
+				Carried: d.Carried && (out.Carried || out.Module == ""), Shown: out.Shown + d.Warmed, Pause: max(out.Pause, d.Pause)}
 		case <-ctx.Done():
 			return out, fmt.Errorf("%d shards have not got to it: %w", left, ctx.Err())
 		case <-a.done:
@@ -239,13 +283,21 @@ func (a *App) Control(ctx context.Context, action, node string, code []byte) (Ch
 	return out, errors.Join(errs...)
 }
 
+// warmEntries is how far back in the journal a module that starts afresh looks:
+// at ten milliseconds an entry, under a minute; at a thousand readings each, four
+// million.
+const warmEntries = 4096
+
 // prepare opens what c will need in every shard, before anything is asked of
-// the flow: a bad module is refused here, and the flow does not wait for it.
-func (a *App) prepare(ctx context.Context, c pipeline.Control) error {
+// the flow: a bad module is refused here, and the flow does not wait for it. One
+// that will have to start afresh is shown what the journal has of its input. It
+// returns for each shard the entry with which that begins, or 0.
+func (a *App) prepare(ctx context.Context, c pipeline.Control) (from []uint64, err error) {
+	from = make([]uint64, len(a.wasm))
 	for shard, nodes := range a.wasm {
 		m := nodes[c.Node]
 		if m == nil {
-			return fmt.Errorf("there is no wasm operator %q; there are: %s", c.Node, strings.Join(slices.Sorted(maps.Keys(nodes)), ", "))
+			return nil, fmt.Errorf("there is no wasm operator %q; there are: %s", c.Node, strings.Join(slices.Sorted(maps.Keys(nodes)), ", "))
 		}
 		digest, shadow := a.wanted(c, shard), c.Action == pipeline.ControlShadow
 		if digest == "" {
@@ -253,13 +305,32 @@ func (a *App) prepare(ctx context.Context, c pipeline.Control) error {
 		}
 		op, err := m.open(ctx, digest, shadow)
 		if err != nil {
-			return fmt.Errorf("operator %s cannot run the module: %w", c.Node, err)
+			return nil, fmt.Errorf("operator %s cannot run the module: %w", c.Node, err)
+		}
+		p := prepared{op: op}
+		if sources := m.sources(); len(sources) > 0 && c.Digest != "" && !m.understand(a.running(c.Node, shard), digest) {
+			end, back := a.journal.End(shard), warmEntries*uint64(len(a.wasm))
+			from[shard] = max(end, back) - back + 1
+			p.warm = flow.NewWarmUp(op, sources, from[shard])
+			if err := p.warm.To(ctx, a.journal, shard, end+1); err != nil {
+				return nil, errors.Join(fmt.Errorf("operator %s: the module fails on what the journal has: %w", c.Node, err), op.Close(ctx))
+			}
 		}
 		a.swaps.mu.Lock()
-		a.swaps.prepared[preparedKey{shard, c.Node, digest, shadow}] = op
+		a.swaps.prepared[preparedKey{shard, c.Node, digest, shadow}] = p
 		a.swaps.mu.Unlock()
 	}
-	return nil
+	return from, nil
+}
+
+// running returns the digest of what runs in an operator of a shard.
+func (a *App) running(node string, shard int) string {
+	for _, s := range a.workers[shard].Status() {
+		if s.Node == node {
+			return s.Digest
+		}
+	}
+	return ""
 }
 
 // wanted returns the digest of the module that c puts to work in a shard.

@@ -25,6 +25,7 @@ func variant(t *testing.T, change func(*wasm.Manifest)) []byte {
 	m, err := wasm.ReadManifest(code)
 	require.NoError(t, err)
 	change(&m)
+	m.Golden = nil // of other defaults
 	out, err := wasm.Pack(code, m)
 	require.NoError(t, err)
 	return out
@@ -167,15 +168,28 @@ func TestDeployRefused(t *testing.T) {
 	require.Len(t, b.rows["score"], len(b.rows["rec"]))
 }
 
-// A state that the new module does not understand: it starts afresh.
+// A state that the new module does not understand: it starts afresh, and is
+// shown the journal first. What it then makes is what it makes when it runs from
+// the beginning, as its warm-up is long past.
 func TestDeployStartsAfresh(t *testing.T) {
-	a, b := startApp(t, fmt.Sprintf(swapYAML, t.TempDir(), 1, `"200"`, recording(t, 400), t.TempDir()))
+	rec := recording(t, 400)
+	a, b := startApp(t, fmt.Sprintf(swapYAML, t.TempDir(), 1, `"200"`, rec, t.TempDir()))
 	require.Eventually(t, func() bool { b.mu.Lock(); defer b.mu.Unlock(); return len(b.rows["score"]) > 20 }, 20*time.Second, time.Millisecond)
 	c, err := a.Control(t.Context(), pipeline.ControlDeploy, "score", variant(t, func(m *wasm.Manifest) { m.Version, m.State = "2.0.0", "2" }))
 	require.NoError(t, err)
 	require.False(t, c.Carried)
 	require.Contains(t, b.log.String(), "starts afresh")
-	stopApp(t, a)
+	b.mu.Lock()
+	before := len(b.rows["score"])
+	b.mu.Unlock()
+	require.GreaterOrEqual(t, c.Shown, int64(20))
+	require.LessOrEqual(t, c.Shown, int64(before))
+	finished(t, a)
+	require.Zero(t, stopApp(t, a).Lost())
+	other, want := startApp(t, fmt.Sprintf(swapYAML, t.TempDir(), 1, "max", rec, t.TempDir()))
+	finished(t, other)
+	stopApp(t, other)
+	require.Equal(t, sorted(want.rows["score"]), sorted(b.rows["score"]))
 }
 
 // A candidate that flags more is compared, alerts and all; what the pipeline
@@ -189,6 +203,7 @@ func TestShadow(t *testing.T) {
 	a, got := startApp(t, fmt.Sprintf(swapYAML, t.TempDir(), 1, `"2000"`, rec, t.TempDir()))
 	more := variant(t, func(m *wasm.Manifest) {
 		m.Version = "1.1.0"
+		m.Golden = nil // they are of the other default
 		for i := range m.Params {
 			if m.Params[i].Name == "threshold" {
 				m.Params[i].Default = 1.0

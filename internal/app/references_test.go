@@ -58,7 +58,7 @@ func TestModuleByReference(t *testing.T) {
 	_, _, err = Load(ctx, file)
 	require.NoError(t, err)
 	require.NoDirExists(t, data, "validate writes nothing")
-	_, _, err = LoadAndPull(ctx, file, slog.New(slog.DiscardHandler))
+	_, err = Read(ctx, file, slog.New(slog.DiscardHandler))
 	require.NoError(t, err)
 	require.NoError(t, os.RemoveAll(stick))
 	_, _, err = Load(ctx, file)

@@ -154,7 +154,11 @@ func demo(ctx context.Context, f demoFlags, logger func(io.Writer) (*slog.Logger
 		return err
 	}
 	page := newPage(cfg, meter)
-	a, err := app.Start(ctx, app.Options{Config: cfg, Log: log, Meter: meter, Tap: page.Tap})
+	cache := ""
+	if keep {
+		cache = filepath.Join(cfg.Journal.Dir, "cache")
+	}
+	a, err := app.Start(ctx, app.Options{Config: cfg, Log: log, Meter: meter, Cache: cache, Tap: page.Tap})
 	if err != nil {
 		return err
 	}

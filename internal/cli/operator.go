@@ -7,7 +7,7 @@ func operatorCommand() *cobra.Command {
 	c.AddCommand(
 		listCommand(), pushCommand(), pullCommand(),
 		inspectCommand(),
-		packCommand(),
+		operatorNewCommand(), operatorBuildCommand(), packCommand(),
 		checkCommand(),
 		operatorBenchCommand(),
 		keygenCommand(),

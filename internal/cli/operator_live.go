@@ -6,9 +6,11 @@ import (
 	"io"
 	"strconv"
 	"text/tabwriter"
+	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/penstock/penstock/pipeline"
 	"github.com/penstock/penstock/pipeline/flow"
 )
 
@@ -31,7 +33,8 @@ const wherePipeline = `PIPELINE is the config file of a running pipeline, or the
 command must run on the same machine, as the same user.`
 
 func changeCommand(name, args, short string, n int) *cobra.Command {
-	return &cobra.Command{Use: name + " " + args, Short: short, Long: short + ".\n\n" + wherePipeline, Args: cobra.ExactArgs(n),
+	var warm time.Duration
+	cmd := &cobra.Command{Use: name + " " + args, Short: short, Long: short + ".\n\n" + wherePipeline, Args: cobra.ExactArgs(n),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := newControlClient(args[0])
 			if err != nil {
@@ -41,13 +44,28 @@ func changeCommand(name, args, short string, n int) *cobra.Command {
 			if len(args) > 2 {
 				module = args[2]
 			}
-			change, err := c.change(cmd.Context(), controlActions[name], args[1], module)
+			action := controlActions[name]
+			if warm > 0 {
+				if _, err := c.change(cmd.Context(), pipeline.ControlShadow, args[1], module); err != nil {
+					return err
+				}
+				fmt.Fprintf(cmd.OutOrStdout(), "the module learns beside the one that runs, for %v\n", warm)
+				select {
+				case <-time.After(warm):
+				case <-cmd.Context().Done():
+					return fmt.Errorf("%w: it still runs beside the other; end that with penstock operator shadow stop", cmd.Context().Err())
+				}
+				action, module = pipeline.ControlPromote, ""
+			}
+			change, err := c.change(cmd.Context(), action, args[1], module)
 			if err != nil {
 				return err
 			}
 			state := "afresh"
 			if change.Carried {
 				state = "with the state of the one before"
+			} else if change.Shown > 0 {
+				state = fmt.Sprintf("afresh, having been shown %d rows of the journal", change.Shown)
 			}
 			switch name {
 			case "start":
@@ -59,6 +77,10 @@ func changeCommand(name, args, short string, n int) *cobra.Command {
 			}
 			return nil
 		}}
+	if name == "deploy" {
+		cmd.Flags().DurationVar(&warm, "warm", 0, "let it learn beside the module that runs for this long first: for one that cannot go on with its state")
+	}
+	return cmd
 }
 
 func statusCommand() *cobra.Command {

@@ -38,7 +38,7 @@ What is not through by then stays in the journal for the next start.`,
 			if err != nil {
 				return err
 			}
-			cfg, _, err := app.LoadAndPull(cmd.Context(), args[0], log)
+			cfg, err := app.Read(cmd.Context(), args[0], log)
 			if err != nil {
 				return err
 			}
@@ -59,7 +59,7 @@ What is not through by then stays in the journal for the next start.`,
 func run(ctx context.Context, cfg *config.Config, log *slog.Logger, summary string) error {
 	meter := pipeline.NewMeter()
 	page := newPage(cfg, meter)
-	a, err := app.Start(ctx, app.Options{Config: cfg, Log: log, Meter: meter, Tap: page.Tap})
+	a, err := app.Start(ctx, app.Options{Config: cfg, Log: log, Meter: meter, Cache: filepath.Join(cfg.Journal.Dir, "cache"), Tap: page.Tap})
 	if err != nil {
 		if ctx.Err() != nil { // a signal while it was starting is no failure
 			log.Info("stopped before it had started", "cause", err)

@@ -1,4 +1,4 @@
-//go:build cgo && ((linux && amd64) || (darwin && (amd64 || arm64)) || custom_wasmer_runtime)
+//go:build cgo && (wasmtime || (linux && amd64) || (darwin && (amd64 || arm64)) || custom_wasmer_runtime)
 
 package wasm
 

@@ -10,11 +10,14 @@ import (
 
 // Engines that Config.Engine may name.
 const (
-	// EngineAuto is wasmer for trusted modules, where this build has it and it
-	// computes them rightly, else wazero.
-	EngineAuto   = "auto"
-	EngineWasmer = "wasmer"
-	EngineWazero = "wazero"
+	// EngineAuto is the build's native engine where it may run the module and
+	// computes it rightly, else wazero. The native engine is wasmer, for trusted
+	// modules only, or wasmtime in a build with the tag wasmtime; without cgo
+	// there is none.
+	EngineAuto     = "auto"
+	EngineWasmer   = "wasmer"
+	EngineWasmtime = "wasmtime"
+	EngineWazero   = "wazero"
 	// EngineWasmerUntrusted is wasmer for a module that nobody vouches for. Its
 	// compiler, Cranelift 0.74, is no security boundary: a hostile module may
 	// get out.
@@ -23,7 +26,7 @@ const (
 
 // Choice is which engine runs a module, and why.
 type Choice struct {
-	Engine string       // wasmer or wazero
+	Engine string       // wasmer, wasmtime or wazero
 	Reason string       // for people
 	Trust  trust.Status // of the module
 }
@@ -47,6 +50,15 @@ func (c *Config) Choose() (Choice, error) {
 	return c.choose(wasm, &info)
 }
 
+// Inspect reads the module that the config names.
+func (c *Config) Inspect() (Info, error) {
+	wasm, err := c.load()
+	if err != nil {
+		return Info{}, err
+	}
+	return Inspect(wasm)
+}
+
 // Trusted reports whether wasm is shipped or signed by a key in modules.trust.
 // An error is a signature that does not hold.
 func (c *Config) Trusted(wasm []byte) (bool, error) {
@@ -63,32 +75,35 @@ func (c *Config) choose(wasm []byte, info *Info) (Choice, error) {
 		return Choice{}, &refusal{"module", fmt.Sprintf("the module is %s, and modules.unsigned is refuse", st),
 			"have it signed (penstock operator sign) by a key in modules.trust, or list the key of who signed it"}
 	}
-	name, reason, err := chooseEngine(c.Engine, haveWasmer, info.WasmerHazards, st)
+	name, reason, err := chooseEngine(c.Engine, nativeEngine, info.WasmerHazards, st)
 	return Choice{Engine: name, Reason: reason, Trust: st}, err
 }
 
-// chooseEngine decides which engine runs a module. One that the config names
-// is taken or refused, never replaced. hazards are what wasmer gets wrong.
-func chooseEngine(name string, wasmer bool, hazards []string, st trust.Status) (engine, reason string, err error) {
+// chooseEngine decides which engine runs a module, in a build with the native
+// engine of that name, or none. One that the config names is taken or refused,
+// never replaced. hazards are what wasmer gets wrong.
+func chooseEngine(name, native string, hazards []string, st trust.Status) (engine, reason string, err error) {
 	refuse := func(message, hint string) (string, string, error) {
 		return "", "", &refusal{"engine", message, hint}
 	}
-	wrong := "wasmer computes wrong results for this module: " + strings.Join(hazards, "; ")
+	wrong := "wasmer gets this module wrong: " + strings.Join(hazards, "; ")
 	switch name {
 	case EngineAuto:
 		switch {
+		case native == "":
+			return EngineWazero, "it is the only engine of this build", nil
+		case native == EngineWasmtime: // maintained, and made for modules of strangers
+			return EngineWasmtime, "it is the fastest engine of this build, and for all modules", nil
 		case !st.Trusted():
 			return EngineWazero, "the module is " + st.String() + ", and wasmer is for trusted modules", nil
-		case !wasmer:
-			return EngineWazero, "this build has no wasmer", nil
 		case len(hazards) > 0:
 			return EngineWazero, wrong, nil
 		}
 		return EngineWasmer, "the module is " + st.String(), nil
 	case EngineWasmer, EngineWasmerUntrusted:
 		switch {
-		case !wasmer:
-			return refuse("this build has no wasmer (it needs cgo, on linux/amd64 or macOS)", "write wazero, or auto")
+		case native != EngineWasmer:
+			return refuse(missing(EngineWasmer, native), "write wazero, or auto")
 		case len(hazards) > 0:
 			return refuse("engine "+wrong, "write auto or wazero")
 		case name == EngineWasmer && !st.Trusted():
@@ -96,6 +111,10 @@ func chooseEngine(name string, wasmer bool, hazards []string, st trust.Status) (
 				"write auto or wazero, or list a key that signed it in modules.trust; wasmer-untrusted runs it there all the same")
 		}
 		return EngineWasmer, "the config names it; the module is " + st.String(), nil
+	case EngineWasmtime:
+		if native != EngineWasmtime {
+			return refuse(missing(EngineWasmtime, native), "write wazero, or auto")
+		}
 	}
 	return name, "the config names it", nil
 }

@@ -27,36 +27,44 @@ func TestChooseEngine(t *testing.T) {
 	hazard := []string{"function 3 uses i8x16.swizzle"}
 	for _, c := range []struct {
 		name    string
-		wasmer  bool
+		native  string
 		hazards []string
 		st      trust.Status
 		want    string // engine: reason
 	}{
-		{EngineAuto, true, nil, shipped, "wasmer: the module is shipped with Penstock"},
-		{EngineAuto, true, nil, signed, "wasmer: the module is signed by " + ops.ID() + " ops"},
-		{EngineAuto, true, nil, unsigned, "wazero: the module is not signed, and wasmer is for trusted modules"},
-		{EngineAuto, true, nil, stranger, "wazero: the module is signed by no trusted key (but by " + ops.ID() + " ops), and wasmer is for trusted modules"},
-		{EngineAuto, true, hazard, signed, "wazero: wasmer computes wrong results for this module: function 3 uses i8x16.swizzle"},
-		{EngineAuto, true, hazard, unsigned, "wazero: the module is not signed, and wasmer is for trusted modules"},
-		{EngineAuto, false, nil, shipped, "wazero: this build has no wasmer"},
-		{EngineAuto, false, nil, unsigned, "wazero: the module is not signed, and wasmer is for trusted modules"},
+		{EngineAuto, EngineWasmer, nil, shipped, "wasmer: the module is shipped with Penstock"},
+		{EngineAuto, EngineWasmer, nil, signed, "wasmer: the module is signed by " + ops.ID() + " ops"},
+		{EngineAuto, EngineWasmer, nil, unsigned, "wazero: the module is not signed, and wasmer is for trusted modules"},
+		{EngineAuto, EngineWasmer, nil, stranger, "wazero: the module is signed by no trusted key (but by " + ops.ID() + " ops), and wasmer is for trusted modules"},
+		{EngineAuto, EngineWasmer, hazard, signed, "wazero: wasmer gets this module wrong: function 3 uses i8x16.swizzle"},
+		{EngineAuto, EngineWasmer, hazard, unsigned, "wazero: the module is not signed, and wasmer is for trusted modules"},
+		{EngineAuto, "", nil, shipped, "wazero: it is the only engine of this build"},
+		{EngineAuto, "", nil, unsigned, "wazero: it is the only engine of this build"},
+		{EngineAuto, EngineWasmtime, nil, shipped, "wasmtime: it is the fastest engine of this build, and for all modules"},
+		{EngineAuto, EngineWasmtime, hazard, unsigned, "wasmtime: it is the fastest engine of this build, and for all modules"},
 
-		{EngineWasmer, true, nil, shipped, "wasmer: the config names it; the module is shipped with Penstock"},
-		{EngineWasmer, true, nil, signed, "wasmer: the config names it; the module is signed by " + ops.ID() + " ops"},
-		{EngineWasmer, true, nil, unsigned, "engine: wasmer is for trusted modules, since its compiler is no security boundary; this one is not signed"},
-		{EngineWasmer, true, nil, stranger, "engine: wasmer is for trusted modules, since its compiler is no security boundary; this one is signed by no trusted key"},
-		{EngineWasmer, true, hazard, signed, "engine: engine wasmer computes wrong results for this module: function 3"},
-		{EngineWasmer, false, nil, shipped, "engine: this build has no wasmer"},
+		{EngineWasmer, EngineWasmer, nil, shipped, "wasmer: the config names it; the module is shipped with Penstock"},
+		{EngineWasmer, EngineWasmer, nil, signed, "wasmer: the config names it; the module is signed by " + ops.ID() + " ops"},
+		{EngineWasmer, EngineWasmer, nil, unsigned, "engine: wasmer is for trusted modules, since its compiler is no security boundary; this one is not signed"},
+		{EngineWasmer, EngineWasmer, nil, stranger, "engine: wasmer is for trusted modules, since its compiler is no security boundary; this one is signed by no trusted key"},
+		{EngineWasmer, EngineWasmer, hazard, signed, "engine: engine wasmer gets this module wrong: function 3"},
+		{EngineWasmer, "", nil, shipped, "engine: this build has no wasmer"},
 
-		{EngineWasmerUntrusted, true, nil, unsigned, "wasmer: the config names it; the module is not signed"},
-		{EngineWasmerUntrusted, true, nil, shipped, "wasmer: the config names it; the module is shipped with Penstock"},
-		{EngineWasmerUntrusted, true, hazard, unsigned, "engine: engine wasmer computes wrong results"},
-		{EngineWasmerUntrusted, false, nil, unsigned, "engine: this build has no wasmer"},
+		{EngineWasmerUntrusted, EngineWasmer, nil, unsigned, "wasmer: the config names it; the module is not signed"},
+		{EngineWasmerUntrusted, EngineWasmer, nil, shipped, "wasmer: the config names it; the module is shipped with Penstock"},
+		{EngineWasmerUntrusted, EngineWasmer, hazard, unsigned, "engine: engine wasmer gets this module wrong"},
+		{EngineWasmerUntrusted, "", nil, unsigned, "engine: this build has no wasmer"},
 
-		{EngineWazero, true, hazard, unsigned, "wazero: the config names it"},
-		{EngineWazero, false, nil, shipped, "wazero: the config names it"},
+		{EngineWasmer, EngineWasmtime, nil, shipped, "engine: this build has no wasmer"},
+		{EngineWasmerUntrusted, EngineWasmtime, nil, shipped, "engine: this build has no wasmer"},
+		{EngineWasmtime, EngineWasmtime, hazard, unsigned, "wasmtime: the config names it"},
+		{EngineWasmtime, EngineWasmer, nil, shipped, "engine: this build has no wasmtime"},
+		{EngineWasmtime, "", nil, shipped, "engine: this build has no wasmtime"},
+
+		{EngineWazero, EngineWasmer, hazard, unsigned, "wazero: the config names it"},
+		{EngineWazero, "", nil, shipped, "wazero: the config names it"},
 	} {
-		engine, reason, err := chooseEngine(c.name, c.wasmer, c.hazards, c.st)
+		engine, reason, err := chooseEngine(c.name, c.native, c.hazards, c.st)
 		got := engine + ": " + reason
 		if err != nil {
 			got = err.Error()
@@ -78,10 +86,7 @@ func TestTrustDecides(t *testing.T) {
 	damaged[100] ^= 1
 	file := t.TempDir() + "/x.wasm"
 	trusted := pipeline.Modules{Trust: []pipeline.ModuleKey{trust.PublicKey(testKey(1), "ops")}, Unsigned: pipeline.UnsignedRefuse}
-	fast := EngineWazero
-	if haveWasmer {
-		fast = EngineWasmer
-	}
+	fast := Engines()[0]
 	check := func(module []byte, m pipeline.Modules, engine string) (problems string, chosen Choice, err error) {
 		t.Helper()
 		require.NoError(t, os.WriteFile(file, module, 0o644))
@@ -112,8 +117,15 @@ func TestTrustDecides(t *testing.T) {
 	problems, c, err = check(signed, pipeline.Modules{}, EngineAuto)
 	require.NoError(t, err)
 	require.Empty(t, problems)
-	require.Equal(t, EngineWazero, c.Engine)
-	require.Contains(t, c.Reason, "signed by no trusted key")
+	if fast == EngineWasmtime { // for strangers' modules too
+		require.Equal(t, EngineWasmtime, c.Engine)
+	} else {
+		require.Equal(t, EngineWazero, c.Engine)
+	}
+	if fast == EngineWasmer {
+		require.Contains(t, c.Reason, "signed by no trusted key")
+	}
+	require.False(t, c.Trust.Trusted())
 
 	problems, _, err = check(plain, trusted, EngineAuto)
 	require.ErrorContains(t, err, "modules.unsigned is refuse")
@@ -128,7 +140,7 @@ func TestTrustDecides(t *testing.T) {
 		require.Error(t, err)
 		require.Contains(t, problems, "{module ")
 	}
-	if haveWasmer {
+	if fast == EngineWasmer {
 		problems, _, err = check(plain, pipeline.Modules{}, EngineWasmer)
 		require.ErrorContains(t, err, "no security boundary")
 		require.Contains(t, problems, "{engine wasmer is for trusted modules")

@@ -38,12 +38,13 @@ type Config struct {
 	// that one input can pass through two modules whose columns have the same
 	// names.
 	Prefix string `yaml:"prefix,omitempty"`
-	// Engine runs the module: wasmer, wazero, or auto, which is wasmer where
-	// the build has it, the module is shipped or signed by a key in
-	// modules.trust, and uses no instruction that wasmer gets wrong. wasmer is
-	// refused for any other module; wasmer-untrusted runs it there all the same,
-	// though wasmer's compiler is no security boundary: for modules that you
-	// built yourself.
+	// Engine runs the module: wasmer, wazero, wasmtime, or auto. In a build
+	// that has wasmer, auto is wasmer where the module is shipped or signed by a
+	// key in modules.trust and uses no instruction that wasmer gets wrong; in
+	// one that has wasmtime in its place, auto is wasmtime; else it is wazero.
+	// wasmer is refused for a module that is not trusted; wasmer-untrusted runs
+	// it there all the same, though wasmer's compiler is no security boundary:
+	// for modules that you built yourself. The log says what was chosen and why.
 	Engine string `yaml:"engine"`
 	// Memory is the most that the module may have, 64KiB to 4GiB.
 	Memory pipeline.ByteSize `yaml:"memory"`
@@ -115,7 +116,7 @@ func DefaultConfig() Config {
 // Validate checks the settings, reads the module, and checks the parameters
 // against its manifest.
 func (c *Config) Validate(p *pipeline.Problems) {
-	oneOf(p, "engine", c.Engine, EngineAuto, EngineWasmer, EngineWazero, EngineWasmerUntrusted)
+	oneOf(p, "engine", c.Engine, EngineAuto, EngineWasmer, EngineWasmtime, EngineWazero, EngineWasmerUntrusted)
 	oneOf(p, "metered", c.Metered, MeteredAuto, MeteredAlways, MeteredNever)
 	if c.Fuel.PerCall < minFuelCall || c.Fuel.PerCall > maxFuelCall {
 		p.Add("fuel.per_call", fmt.Sprintf("%d is out of range", c.Fuel.PerCall), "write 10000 to 1000000000000000; 500000000 suits most modules")

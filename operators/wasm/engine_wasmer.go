@@ -1,4 +1,4 @@
-//go:build cgo && ((linux && amd64) || (darwin && (amd64 || arm64)) || custom_wasmer_runtime)
+//go:build cgo && !wasmtime && ((linux && amd64) || (darwin && (amd64 || arm64)) || custom_wasmer_runtime)
 
 package wasm
 
@@ -7,6 +7,7 @@ import (
 	"github.com/penstock/penstock/operators/wasm/wasmer"
 )
 
-const haveWasmer = true
+// nativeEngine is the engine of this build besides wazero; "" for none.
+const nativeEngine = EngineWasmer
 
-func newWasmer() engine.Engine { return wasmer.New() }
+func newNative() engine.Engine { return wasmer.New() }

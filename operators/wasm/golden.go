@@ -184,7 +184,7 @@ func (op *Operator) checkGolden() error {
 	if len(op.info.Manifest.Golden) == 0 {
 		return nil
 	}
-	key := verdictKey{digest: op.info.Digest, engine: op.eng.Name(), memory: op.cfg.Memory, metered: metered(&op.cfg, op.choice.Trust.Trusted())}
+	key := verdictKey{digest: op.info.Digest, engine: op.choice.Engine, memory: op.cfg.Memory, metered: metered(&op.cfg, op.choice.Trust.Trusted())}
 	v, _ := verdicts.LoadOrStore(key, &verdict{})
 	out := v.(*verdict)
 	out.once.Do(func() {

@@ -114,7 +114,7 @@ func TestShippedGolden(t *testing.T) {
 			cfg.Module, cfg.Engine, cfg.Params = name, engine, required(&info.Manifest)
 			op, err := New(cfg, quiet("op"))
 			require.NoError(t, err)
-			op.mod, err = op.eng.Compile(op.code)
+			op.mod, err = op.compiler.Compile(op.choice.Engine, op.code)
 			require.NoError(t, err)
 			took := time.Hour
 			for range 3 {

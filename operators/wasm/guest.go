@@ -175,9 +175,9 @@ func (g *guest) call(name string, f engine.Function, args ...uint64) (uint64, er
 	case g.host.fault != nil:
 		err = g.host.fault
 	case err == nil || g.refuel == nil:
-	case g.depth.Get() < 0:
+	case int32(g.depth.Get()) < 0:
 		reason, err = reasonStack, errors.New("its calls are nested too deep: is there a recursion without an end?")
-	case g.left.Get() < 0:
+	case int64(g.left.Get()) < 0:
 		reason, err = reasonFuel, fmt.Errorf("it did more than %d instructions for %d rows: if it needs more, raise fuel", g.budget, rows)
 	}
 	if err != nil {

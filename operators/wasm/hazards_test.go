@@ -1,20 +1,16 @@
-//go:build cgo && ((linux && amd64) || (darwin && (amd64 || arm64)) || custom_wasmer_runtime)
+//go:build cgo && (wasmtime || (linux && amd64) || (darwin && (amd64 || arm64)) || custom_wasmer_runtime)
 
 package wasm
 
 import (
-	"fmt"
-	"log/slog"
 	"os"
 	"os/exec"
 	"testing"
 
-	"github.com/apache/arrow/go/v17/arrow/memory"
 	"github.com/stretchr/testify/require"
 
 	"github.com/penstock/penstock/operators/modules"
 	"github.com/penstock/penstock/operators/wasm/binfmt"
-	"github.com/penstock/penstock/pipeline"
 )
 
 // vectorFunc is a map module with one more function, which computes a v128
@@ -59,33 +55,6 @@ func TestHazards(t *testing.T) {
 	}
 }
 
-// The two that always show: Wasmer gives another result than wazero. If this
-// fails after an update of wasmer-go, the check has outlived its reason.
-func TestHazardsAreReal(t *testing.T) {
-	for _, body := range []string{
-		`(select (v128.const i64x2 1 -2) (v128.const i64x2 3 4) (local.get 0))`,
-		`(v128.xor (local.tee 2 (v128.const i8x16 0 1 2 3 4 5 6 7 8 9 200 11 12 13 14 15))
-			(i8x16.swizzle (v128.const i8x16 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25) (local.get 2)))`,
-	} {
-		var got []uint64
-		for _, name := range engines {
-			e, err := newEngine(name)
-			require.NoError(t, err)
-			m, err := e.Compile(wat(t, vectorFunc(body)))
-			require.NoError(t, err)
-			i, err := m.Instantiate(nil)
-			require.NoError(t, err)
-			v, err := i.Function("vector").Call(1)
-			require.NoError(t, err)
-			got = append(got, v)
-			require.NoError(t, i.Close())
-			require.NoError(t, m.Close())
-			require.NoError(t, e.Close())
-		}
-		require.NotEqual(t, got[0], got[1], body)
-	}
-}
-
 // What the scan does not know is an error, not a pass. Go's runtime and
 // library are a large sample of code that it must know.
 func TestScanKnowsAllCode(t *testing.T) {
@@ -107,29 +76,4 @@ func TestScanKnowsAllCode(t *testing.T) {
 	got, err := o.Hazards()
 	require.NoError(t, err)
 	require.Empty(t, got)
-}
-
-func TestHazardsChooseTheEngine(t *testing.T) {
-	m, err := ParseManifest([]byte(goodManifest))
-	require.NoError(t, err)
-	m.Params = nil
-	packed, err := Pack(wat(t, vectorFunc(`(i8x16.swizzle (local.get 1) (local.get 2))`)), m)
-	require.NoError(t, err)
-	file := t.TempDir() + "/x.wasm"
-	require.NoError(t, os.WriteFile(file, packed, 0o644))
-
-	cfg := DefaultConfig()
-	cfg.Module, cfg.Engine = file, EngineWasmer
-	p := pipeline.NewProblems()
-	cfg.Validate(p)
-	require.Equal(t, "[{engine engine wasmer computes wrong results for this module: function 0 (vector) uses i8x16.swizzle (use i8x16.shuffle, or scalar code) write auto or wazero}]", fmt.Sprint(p.All()))
-
-	env := pipeline.Env{Name: "op", Log: slog.New(slog.DiscardHandler), Meter: pipeline.NewMeter(), Alloc: memory.DefaultAllocator}
-	_, err = New(cfg, env)
-	require.ErrorContains(t, err, "i8x16.swizzle")
-	cfg.Engine = EngineAuto
-	op, err := New(cfg, env)
-	require.NoError(t, err)
-	_, eng := op.Module()
-	require.Equal(t, EngineWazero, eng)
 }

@@ -18,10 +18,10 @@ type Info struct {
 	Manifest             Manifest
 	Digest               string // SHA-256 of the whole file, signatures included, in hex
 	Size                 int
-	Imports              []string // "module.Name (params) -> (results)"
+	Imports              []string // "module.name (params) -> (results)"
 	Exports              []string // "name (params) -> (results)"
 	MemoryMin, MemoryMax uint64   // pages of 64 KiB
-	// WasmerHazards are uses of instructions that Wasmer 2.0 computes wrongly;
+	// WasmerHazards are uses of what Wasmer 2.0 computes wrongly or ends at;
 	// a module that has any runs on wazero only.
 	WasmerHazards []string
 	// Signatures are those that the module has; all of them hold.
@@ -60,7 +60,7 @@ func inspect(wasm []byte) (Info, *binfmt.Outline, error) {
 		return Info{}, nil, err
 	}
 	digest := sha256.Sum256(wasm)
-	info := Info{Manifest: m, Digest: hex.EncodeToString(digest[:]), Size: len(wasm), MemoryMin: o.MinPages, MemoryMax: o.MaxPages, WasmerHazards: hazards, Signatures: signatures}
+	info := Info{Manifest: m, Digest: hex.EncodeToString(digest[:]), Size: len(wasm), MemoryMin: o.MinPages, MemoryMax: o.MaxPages, WasmerHazards: append(hazards, o.VectorExports()...), Signatures: signatures}
 	for _, im := range o.Imports {
 		info.Imports = append(info.Imports, fmt.Sprintf("%s.%s %s", im.Module, im.Name, im.Sig))
 	}

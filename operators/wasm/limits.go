@@ -25,5 +25,5 @@ func (op *Operator) FuelUsed() (int64, bool) {
 	if op.guest == nil || op.guest.refuel == nil {
 		return 0, false
 	}
-	return op.guest.budget - op.guest.left.Get(), true
+	return op.guest.budget - int64(op.guest.left.Get()), true
 }

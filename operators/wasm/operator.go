@@ -25,17 +25,17 @@ type Operator struct {
 	cfg    Config
 	env    pipeline.Env
 	info   Info
-	code   []byte // with the memory's maximum lowered to the limit
+	code   []byte // with the memory's maximum lowered to the limit, and metered
 	params []paramValue
 	host   *host
 	funcs  []engine.HostFunc
 	lost   *prometheus.CounterVec // rows
 	quarantine
 
-	choice Choice
-	eng    engine.Engine
-	mod    engine.Module
-	guest  *guest // nil after a fatal failure, until the next batch
+	choice   Choice
+	compiler *Compiler
+	mod      engine.Module
+	guest    *guest // nil after a fatal failure, until the next batch
 
 	out  *arrow.Schema
 	ins  []Column // the manifest's, nullable as the input is
@@ -48,20 +48,25 @@ type Operator struct {
 // New reads the module and checks it and its parameters. Nothing runs before
 // Open.
 func New(cfg Config, env pipeline.Env) (*Operator, error) {
+	return NewWith(cfg, env, NewCompiler("", env.Log))
+}
+
+// NewWith is New with a compiler that operators share.
+func NewWith(cfg Config, env pipeline.Env, compiler *Compiler) (*Operator, error) {
 	wasm, err := cfg.load()
 	if err != nil {
 		return nil, fmt.Errorf("module: %w", err)
 	}
-	return newFrom(wasm, cfg, env)
+	return newFrom(wasm, cfg, env, compiler)
 }
 
-// newFrom is New for a module that has been read.
-func newFrom(wasm []byte, cfg Config, env pipeline.Env) (*Operator, error) {
+// newFrom is NewWith for a module that has been read.
+func newFrom(wasm []byte, cfg Config, env pipeline.Env, compiler *Compiler) (*Operator, error) {
 	info, o, err := inspect(wasm)
 	if err != nil {
 		return nil, fmt.Errorf("module %s: %w", cfg.Module, err)
 	}
-	op := &Operator{cfg: cfg, env: env, info: info, quarantine: quarantine{after: cfg.QuarantineAfter}}
+	op := &Operator{cfg: cfg, env: env, info: info, compiler: compiler, quarantine: quarantine{after: cfg.QuarantineAfter}}
 	if op.params, err = info.Manifest.values(cfg.Params); err != nil {
 		return nil, err
 	}
@@ -75,9 +80,6 @@ func newFrom(wasm []byte, cfg Config, env pipeline.Env) (*Operator, error) {
 		if op.code, err = meter.Instrument(op.code); err != nil {
 			return nil, fmt.Errorf("module %s: %w", cfg.Module, err)
 		}
-	}
-	if op.eng, err = newEngine(op.choice.Engine); err != nil {
-		return nil, err
 	}
 	module, _ := op.Module()
 	if op.host, err = newHost(env, module, cfg.Seed); err != nil {
@@ -101,7 +103,7 @@ func (op *Operator) register() error {
 
 // Module returns name@version of the module and the engine that runs it.
 func (op *Operator) Module() (module, engine string) {
-	return op.info.Manifest.Name + "@" + op.info.Manifest.Version, op.eng.Name()
+	return op.info.Manifest.Name + "@" + op.info.Manifest.Version, op.choice.Engine
 }
 
 // Choice is which engine runs the module, and why.
@@ -118,7 +120,7 @@ func (op *Operator) Open(_ context.Context, in *arrow.Schema) (*arrow.Schema, er
 		return nil, err
 	}
 	var err error
-	if op.mod, err = op.eng.Compile(op.code); err != nil {
+	if op.mod, err = op.compiler.Compile(op.choice.Engine, op.code); err != nil {
 		return nil, fmt.Errorf("module %s: %w", op.cfg.Module, err)
 	}
 	if err := op.checkGolden(); err != nil {
@@ -371,12 +373,12 @@ func (op *Operator) advance(watermark int64) ([]arrow.Array, int64, error) {
 	return op.result("penstock_advance", m.base, anyRows)
 }
 
-// Close frees the guest, the module and the engine.
+// Close frees the guest and gives the module back.
 func (op *Operator) Close(context.Context) error {
 	errs := []error{op.drop()}
 	if op.mod != nil {
 		errs = append(errs, op.mod.Close())
 		op.mod = nil
 	}
-	return errors.Join(append(errs, op.eng.Close())...)
+	return errors.Join(errs...)
 }

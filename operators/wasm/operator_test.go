@@ -24,12 +24,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-var engines = func() []string {
-	if haveWasmer {
-		return []string{EngineWasmer, EngineWazero}
-	}
-	return []string{EngineWazero}
-}()
+var engines = Engines()
 
 // forEngines runs f once per engine that this build has.
 func forEngines(t *testing.T, f func(t *testing.T, engine string)) {

@@ -21,7 +21,7 @@ import (
 type Probe struct {
 	op   *Operator
 	out  *arrow.Schema
-	owns bool // the operator's module and engine
+	owns bool // the operator's module
 }
 
 // ProbeOptions say how a Probe runs. The zero value is auto, the manifest's
@@ -46,11 +46,11 @@ func OpenProbe(wasm []byte, o ProbeOptions) (*Probe, error) {
 	if o.Memory != 0 {
 		cfg.Memory = o.Memory
 	}
-	op, err := newFrom(wasm, cfg, quiet("probe"))
+	op, err := newFrom(wasm, cfg, quiet("probe"), NewCompiler("", nil))
 	if err != nil {
 		return nil, err
 	}
-	if op.mod, err = op.eng.Compile(op.code); err != nil {
+	if op.mod, err = op.compiler.Compile(op.choice.Engine, op.code); err != nil {
 		return nil, errors.Join(err, op.Close(context.Background()))
 	}
 	p, err := op.probe(op.params, o.Seed)
@@ -75,10 +75,10 @@ func (p *Probe) Another(params map[string]any) (*Probe, error) {
 // operator but the code.
 func (op *Operator) probe(params []paramValue, seed uint64) (*Probe, error) {
 	env := quiet("probe")
-	c := &Operator{cfg: op.cfg, env: env, info: op.info, choice: op.choice, code: op.code, params: params, eng: op.eng, mod: op.mod}
+	c := &Operator{cfg: op.cfg, env: env, info: op.info, choice: op.choice, code: op.code, params: params, mod: op.mod}
 	c.cfg.Prefix, c.cfg.OnError, c.cfg.Seed = probePrefix, OnErrorStop, seed
 	module, _ := op.Module()
-	o, err := binfmt.Parse(op.code)
+	o, err := binfmt.ParseRewritten(op.code)
 	if err != nil {
 		return nil, err
 	}
@@ -115,7 +115,7 @@ func schemaOf(cols []Column) *arrow.Schema {
 }
 
 // Engine is the name of the engine that runs the module.
-func (p *Probe) Engine() string { return p.op.eng.Name() }
+func (p *Probe) Engine() string { return p.op.choice.Engine }
 
 // Manifest is the module's.
 func (p *Probe) Manifest() *Manifest { return &p.op.info.Manifest }
@@ -217,7 +217,7 @@ func (p *Probe) Close() error {
 		p.op.guest = nil
 	}
 	if p.owns && p.op.mod != nil {
-		errs = append(errs, p.op.mod.Close(), p.op.eng.Close())
+		errs = append(errs, p.op.mod.Close())
 	}
 	p.op.mod = nil
 	return errors.Join(errs...)

@@ -1,4 +1,4 @@
-//go:build cgo && ((linux && amd64) || (darwin && (amd64 || arm64)) || custom_wasmer_runtime)
+//go:build cgo && (wasmtime || (linux && amd64) || (darwin && (amd64 || arm64)) || custom_wasmer_runtime)
 
 package wasm
 
@@ -7,15 +7,7 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
-	"github.com/wasmerio/wasmer-go/wasmer"
 )
-
-func wat(t testing.TB, text string) []byte {
-	t.Helper()
-	b, err := wasmer.Wat2Wasm(text)
-	require.NoError(t, err, text)
-	return b
-}
 
 // allExports is a module with the exports that a map module must have, and
 // more in front of them.

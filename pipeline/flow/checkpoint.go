@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/penstock/penstock/pipeline"
 	"github.com/penstock/penstock/pipeline/journal"
 )
 
@@ -99,11 +100,11 @@ func (w *Worker) restore(ctx context.Context) error {
 		s, ok := saved[n.Name]
 		if ok && n.Modules != nil && s.Base == n.Base && s.Digest != n.Module.Digest {
 			// It was changed while the pipeline ran, and the config not since.
-			op, m, fingerprint, err := n.Modules.Open(ctx, s.Digest, false)
+			opened, err := n.Modules.Open(ctx, s.Digest, false)
 			if err != nil {
 				w.o.Log.Error("the module that ran last cannot be opened; the one of the config runs", "operator", n.Name, "digest", short(s.Digest), "error", err)
 			} else {
-				w.put(i, op, m, fingerprint)
+				w.put(i, opened)
 			}
 		}
 		if !ok || s.Fingerprint != n.Fingerprint {
@@ -119,7 +120,7 @@ func (w *Worker) restore(ctx context.Context) error {
 	for i := range w.o.Plan.Nodes { // rules are restored by now
 		n := &w.o.Plan.Nodes[i]
 		if s := saved[n.Name]; n.Modules != nil && s.Shadow.Digest != "" && s.Fingerprint == n.Fingerprint {
-			if err := w.startShadow(i, s.Shadow.Digest, s.Shadow.State); err != nil {
+			if _, err := w.startShadow(i, pipeline.Control{Digest: s.Shadow.Digest}, 0, s.Shadow.State); err != nil {
 				w.o.Log.Error("a shadow does not come back", "operator", n.Name, "digest", short(s.Shadow.Digest), "error", err)
 			}
 		}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/penstock/penstock/pipeline"
@@ -21,9 +22,19 @@ type Module struct {
 // Modules opens the modules that may run in a node. One worker uses it.
 type Modules interface {
 	// Open returns an operator that runs the module, open and fresh, with the
-	// node's settings, and the fingerprint that stands for them and it. What a
-	// shadow counts is counted apart. The caller owns the operator.
-	Open(ctx context.Context, digest string, shadow bool) (op pipeline.Operator, m Module, fingerprint string, err error)
+	// node's settings. What a shadow counts is counted apart. The caller owns
+	// the operator.
+	Open(ctx context.Context, digest string, shadow bool) (Opened, error)
+}
+
+// Opened is an operator that runs a module.
+type Opened struct {
+	Op     pipeline.Operator
+	Module Module
+	// Fingerprint stands for the node's settings and the module.
+	Fingerprint string
+	// WarmUp is what the operator has been shown ahead, or nil.
+	WarmUp *WarmUp
 }
 
 // Quarantined is an operator that may have given up on its module.
@@ -40,6 +51,7 @@ type Outcome struct {
 	Node    string
 	Module  Module // that runs now
 	Carried bool   // it went on with the state of the one before
+	Warmed  int64  // rows that it was shown, having started afresh
 	Pause   time.Duration
 	Err     error // why nothing changed
 }
@@ -65,11 +77,11 @@ func (w *Worker) control(e *journal.Entry) error {
 	case w.o.Plan.Nodes[i].Modules == nil:
 		err = fmt.Errorf("operator %s %w", c.Node, errNotSwappable)
 	case c.Action == pipeline.ControlDeploy:
-		o.Carried, err = w.deploy(i, c.Digest, nil)
+		o.Carried, o.Warmed, err = w.deploy(i, c, e.Seq, nil)
 	case c.Action == pipeline.ControlRollback:
 		o.Carried, err = w.rollback(i)
 	case c.Action == pipeline.ControlShadow:
-		err = w.shadow(i, c.Digest)
+		o.Warmed, err = w.shadow(i, c, e.Seq)
 	case c.Action == pipeline.ControlPromote:
 		err = w.promote(i)
 		o.Carried = err == nil
@@ -84,7 +96,7 @@ func (w *Worker) control(e *journal.Entry) error {
 	if err != nil {
 		log.Error("a module could not be changed; what ran before goes on", "wanted", short(c.Digest), "error", err)
 	} else {
-		log.Info("module changed", "state_carried", o.Carried)
+		log.Info("module changed", "state_carried", o.Carried, "rows_shown", o.Warmed)
 	}
 	w.publishStatus()
 	if w.o.Done != nil {
@@ -96,48 +108,88 @@ func (w *Worker) control(e *journal.Entry) error {
 	return nil
 }
 
-// deploy puts the module of that digest in place of node i's. It goes on with
-// state, if that is not nil, or else with the state of the one that runs, where
-// it understands it; otherwise it starts afresh.
-func (w *Worker) deploy(i int, digest string, state []byte) (carried bool, err error) {
+// deploy puts the module that c names in place of node i's, at journal entry
+// seq. It goes on with state, if that is not nil, or else with the state of the
+// one that runs, where it understands it; otherwise it starts afresh and is shown
+// what the journal has.
+func (w *Worker) deploy(i int, c pipeline.Control, seq uint64, state []byte) (carried bool, warmed int64, err error) {
 	n := &w.o.Plan.Nodes[i]
-	if digest == n.Module.Digest {
-		return true, nil
+	if c.Digest == n.Module.Digest {
+		return true, 0, nil
 	}
 	was := before{Digest: n.Module.Digest, State: w.snapshot(n.Op)}
 	if state == nil {
 		state = was.State
 	}
-	op, m, fingerprint, carried, err := w.openWith(i, digest, false, state)
+	opened, carried, err := w.openWith(i, c.Digest, false, state)
 	if err != nil {
-		return false, err
+		return false, 0, err
 	}
-	w.put(i, op, m, fingerprint)
+	if !carried {
+		warmed = w.warmUp(i, &opened, c.From, seq)
+	}
+	w.put(i, opened)
 	w.previous[i] = was
-	return carried, nil
+	return carried, warmed, nil
+}
+
+// warmUp shows a fresh operator of node i what lies in the journal between
+// entries from and seq, as far as it was not shown that ahead, and returns how
+// many rows it has seen. What an operator is fed by others cannot be shown.
+func (w *Worker) warmUp(i int, o *Opened, from, seq uint64) int64 {
+	u := o.WarmUp
+	if u == nil {
+		sources := w.sourcesOf(i)
+		if from == 0 || len(sources) == 0 {
+			return 0
+		}
+		u = NewWarmUp(o.Op, sources, from)
+	}
+	if err := u.To(w.ctx, w.o.Journal, w.o.Shard, seq); err != nil {
+		w.o.Log.Warn("a module could not be shown all that the journal has", "operator", w.o.Plan.Nodes[i].Name, "rows", u.Rows, "error", err)
+	}
+	return u.Rows
+}
+
+// sourcesOf returns the sources that node i reads, or nil when it reads other
+// nodes too.
+func (w *Worker) sourcesOf(i int) (names []string) {
+	for _, n := range w.o.Plan.Nodes {
+		for _, out := range n.Outputs {
+			if slices.Contains(out.Targets, i) {
+				return nil
+			}
+		}
+	}
+	for _, s := range w.o.Plan.Sources {
+		if slices.Contains(s.Targets, i) {
+			names = append(names, s.Name)
+		}
+	}
+	return names
 }
 
 // openWith opens a module that goes on with state, where it understands it.
-func (w *Worker) openWith(i int, digest string, shadow bool, state []byte) (op pipeline.Operator, m Module, fingerprint string, carried bool, err error) {
+func (w *Worker) openWith(i int, digest string, shadow bool, state []byte) (o Opened, carried bool, err error) {
 	n := &w.o.Plan.Nodes[i]
-	if op, m, fingerprint, err = n.Modules.Open(w.ctx, digest, shadow); err != nil || state == nil {
-		return op, m, fingerprint, false, err
+	if o, err = n.Modules.Open(w.ctx, digest, shadow); err != nil || state == nil {
+		return o, false, err
 	}
 	refusal := error(nil)
-	if u, ok := op.(interface{ Understands([]byte) error }); ok {
+	if u, ok := o.Op.(interface{ Understands([]byte) error }); ok {
 		refusal = u.Understands(state)
 	}
 	if refusal == nil {
-		if refusal = op.Restore(bytes.NewReader(state)); refusal == nil {
-			return op, m, fingerprint, true, nil
+		if refusal = o.Op.Restore(bytes.NewReader(state)); refusal == nil {
+			return o, true, nil
 		}
 		// It may have begun with it.
-		if err = op.Close(w.ctx); err == nil {
-			op, m, fingerprint, err = n.Modules.Open(w.ctx, digest, shadow)
+		if err = o.Op.Close(w.ctx); err == nil {
+			o, err = n.Modules.Open(w.ctx, digest, shadow)
 		}
 	}
-	w.o.Log.Warn("the module does not go on with the state of the one before and starts afresh", "operator", n.Name, "module", m.Name, "reason", refusal)
-	return op, m, fingerprint, false, err
+	w.o.Log.Warn("the module does not go on with the state of the one before and starts afresh", "operator", n.Name, "module", o.Module.Name, "reason", refusal)
+	return o, false, err
 }
 
 // rollback puts what ran before back in place, with the state it then had.
@@ -146,18 +198,18 @@ func (w *Worker) rollback(i int) (carried bool, err error) {
 	if was.Digest == "" {
 		return false, fmt.Errorf("operator %s has run no other module before", w.o.Plan.Nodes[i].Name)
 	}
-	carried, err = w.deploy(i, was.Digest, was.State)
+	carried, _, err = w.deploy(i, pipeline.Control{Digest: was.Digest}, 0, was.State)
 	if err == nil {
 		w.previous[i] = before{}
 	}
 	return carried, err
 }
 
-// put lets op run in node i from now on and closes the operator that did.
-func (w *Worker) put(i int, op pipeline.Operator, m Module, fingerprint string) {
+// put lets o run in node i from now on and closes the operator that did.
+func (w *Worker) put(i int, o Opened) {
 	n := &w.o.Plan.Nodes[i]
 	old := n.Op
-	n.Op, n.Module, n.Fingerprint = op, m, fingerprint
+	n.Op, n.Module, n.Fingerprint = o.Op, o.Module, o.Fingerprint
 	w.emit[i].last = nil
 	w.moved = true
 	if err := old.Close(w.ctx); err != nil {

@@ -109,29 +109,32 @@ type AlertStats struct {
 // maxAlertKeys bounds how many pairs of rule and tag a shadow counts.
 const maxAlertKeys = 10_000
 
-// shadow starts the module of that digest beside node i's, or ends what runs
-// there when digest is empty.
-func (w *Worker) shadow(i int, digest string) error {
+// shadow starts the module that c names beside node i's, at journal entry seq,
+// or ends what runs there when it names none.
+func (w *Worker) shadow(i int, c pipeline.Control, seq uint64) (warmed int64, err error) {
 	n := &w.o.Plan.Nodes[i]
-	if digest == "" {
+	if c.Digest == "" {
 		if w.shadows[i] == nil {
-			return fmt.Errorf("operator %s has no shadow", n.Name)
+			return 0, fmt.Errorf("operator %s has no shadow", n.Name)
 		}
 		w.endShadow(i)
-		return nil
+		return 0, nil
 	}
-	return w.startShadow(i, digest, w.snapshot(n.Op))
+	return w.startShadow(i, c, seq, w.snapshot(n.Op))
 }
 
 // startShadow starts a shadow that goes on with state, where it understands it.
-func (w *Worker) startShadow(i int, digest string, state []byte) error {
+func (w *Worker) startShadow(i int, c pipeline.Control, seq uint64, state []byte) (warmed int64, err error) {
 	n := &w.o.Plan.Nodes[i]
-	op, m, _, _, err := w.openWith(i, digest, true, state)
+	o, carried, err := w.openWith(i, c.Digest, true, state)
 	if err != nil {
-		return err
+		return 0, err
 	}
-	s := &shadow{op: op, m: m, raise: map[[2]string][2]int{}}
-	s.stats.Module, s.stats.Digest, s.stats.Engine = m.Name, m.Digest, m.Engine
+	if !carried {
+		warmed = w.warmUp(i, &o, c.From, seq)
+	}
+	s := &shadow{op: o.Op, m: o.Module, raise: map[[2]string][2]int{}}
+	s.stats.Module, s.stats.Digest, s.stats.Engine = o.Module.Name, o.Module.Digest, o.Module.Engine
 	for _, t := range n.Outputs[""].Targets {
 		rule := &w.o.Plan.Nodes[t]
 		if rule.Again == nil {
@@ -139,11 +142,11 @@ func (w *Worker) startShadow(i int, digest string, state []byte) error {
 		}
 		r, err := rule.Again(w.ctx)
 		if err != nil {
-			return fmt.Errorf("a copy of alert rule %s: %w", rule.Name, err)
+			return 0, fmt.Errorf("a copy of alert rule %s: %w", rule.Name, err)
 		}
 		if state := w.snapshot(rule.Op); state != nil {
 			if err := r.Restore(bytes.NewReader(state)); err != nil {
-				return fmt.Errorf("a copy of alert rule %s: %w", rule.Name, err)
+				return 0, fmt.Errorf("a copy of alert rule %s: %w", rule.Name, err)
 			}
 		}
 		s.rules = append(s.rules, shadowRule{node: t, op: r})
@@ -154,7 +157,7 @@ func (w *Worker) startShadow(i int, digest string, state []byte) error {
 		w.watched[r.node] = append(w.watched[r.node], s)
 	}
 	w.moved = true
-	return nil
+	return warmed, nil
 }
 
 func (w *Worker) endShadow(i int) {
@@ -197,7 +200,7 @@ func (w *Worker) promote(i int) error {
 	if s.stats.Failed != "" {
 		return fmt.Errorf("the shadow of operator %s has failed: %s", w.o.Plan.Nodes[i].Name, s.stats.Failed)
 	}
-	carried, err := w.deploy(i, s.m.Digest, w.snapshot(s.op))
+	carried, _, err := w.deploy(i, pipeline.Control{Digest: s.m.Digest}, 0, w.snapshot(s.op))
 	if err == nil && !carried {
 		err = fmt.Errorf("module %s does not take back its own state", s.m.Name)
 	}

@@ -6,12 +6,12 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/penstock/penstock/operators/wasm"
 	"github.com/penstock/penstock/operators/wasm/engine"
 	"github.com/penstock/penstock/operators/wasm/meter"
-	"github.com/penstock/penstock/operators/wasm/wasmer"
 )
 
-// guest is the kernel in Wasmer, its batch laid out in its memory once.
+// guest is the kernel in the fastest engine of the build, its batch laid out in its memory once.
 type guest struct {
 	batch             *batch
 	mod               engine.Module
@@ -40,7 +40,7 @@ func startWasm(code []byte, b *batch, metered bool) (*guest, error) {
 			return nil, err
 		}
 	}
-	if g.mod, err = wasmer.New().Compile(code); err != nil {
+	if g.mod, err = wasm.NewCompiler("", nil).Compile(wasm.Engines()[0], code); err != nil {
 		return nil, err
 	}
 	metric := engine.HostFunc{Module: "penstock", Name: "metric", Params: string([]byte{engine.I32, engine.I32, engine.F64}),

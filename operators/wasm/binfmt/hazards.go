@@ -19,8 +19,9 @@ const (
 //
 //   - select of two v128: only the low 32 bits move;
 //   - i8x16.swizzle: it clobbers its mask;
-//   - v128.not of a vector with float lanes.
+//   - v128.not of a vector with float lanes;
 //
+// and what it does not compile at all: the instructions of wasmerLacks.
 // It follows the types of the values on the stack, as a validator does; what is
 // not valid is an error.
 func (o *Outline) Hazards() ([]string, error) {
@@ -42,6 +43,8 @@ type Function struct {
 	Code   int    // where in Body the code begins
 	Locals int    // parameters included
 	Slots  int    // the most that it holds at one time, locals and operands, in units of 8 bytes
+
+	selects []selectAt
 }
 
 // Functions goes through the code. It calls instruction for each instruction
@@ -54,7 +57,7 @@ func (o *Outline) Functions(instruction func(body []byte, from, to, depth int), 
 
 func (o *Outline) scanAll(instruction func(body []byte, from, to, depth int), done func(*scan, *Function)) error {
 	imported := o.ImportedFunctions()
-	r := reader{b: o.Code}
+	r := reader{b: o.Code, ours: o.ours}
 	bodies := 0
 	if len(o.Code) > 0 {
 		bodies = r.count()
@@ -68,10 +71,10 @@ func (o *Outline) scanAll(instruction func(body []byte, from, to, depth int), do
 		if r.err != nil {
 			return refusal(r.err)
 		}
-		if len(f.Body) > maxBody {
+		if len(f.Body) > maxBody && !r.ours {
 			return refusal(fmt.Errorf("%s: %w", o.function(f.Index), tooMany("bytes", uint64(len(f.Body)), maxBody)))
 		}
-		s := scan{o: o, f: &f, reader: reader{b: f.Body}, visit: instruction}
+		s := scan{o: o, f: &f, reader: reader{b: f.Body, ours: o.ours}, visit: instruction}
 		s.body()
 		if s.err != nil {
 			return refusal(fmt.Errorf("%s: %w", o.function(f.Index), s.err))
@@ -85,6 +88,25 @@ func (o *Outline) scanAll(instruction func(body []byte, from, to, depth int), do
 		return fmt.Errorf("the module is damaged: it declares %d functions and has code for %d", len(o.Funcs)-imported, bodies)
 	}
 	return nil
+}
+
+// VectorExports returns the exports at which Wasmer 2.0 ends the whole process:
+// its interface has no vectors.
+func (o *Outline) VectorExports() []string {
+	var out []string
+	for _, e := range o.Exports {
+		vector := false
+		switch {
+		case e.Kind == KindFunc:
+			vector = strings.ContainsRune(e.Sig.Params+e.Sig.Results, V128)
+		case e.Kind == KindGlobal && uint64(e.Index) < uint64(len(o.Globals)):
+			vector = o.Globals[e.Index] == V128
+		}
+		if vector {
+			out = append(out, fmt.Sprintf("it exports %s, which has a vector in its type", e.Name))
+		}
+	}
+	return out
 }
 
 // ImportedFunctions is how many functions come from outside; their indices
@@ -178,7 +200,7 @@ func (s *scan) unreachable() {
 
 func (s *scan) enter(sig Signature) {
 	s.popN(len(sig.Params))
-	if len(s.frames) > maxNesting {
+	if len(s.frames) > maxNesting && !s.ours {
 		s.err = limitError{fmt.Sprintf("its blocks are nested deeper than %d", maxNesting)}
 		return
 	}
@@ -307,7 +329,7 @@ func (s *scan) body() {
 	f.Groups = s.count()
 	for range f.Groups {
 		n, t := s.u32(), s.valueType()
-		if uint64(len(s.locals))+uint64(n) > maxLocals {
+		if uint64(len(s.locals))+uint64(n) > maxLocals && !s.ours {
 			s.err = tooMany("locals", uint64(len(s.locals))+uint64(n), maxLocals)
 			return
 		}
@@ -451,6 +473,7 @@ func (s *scan) control(c byte) {
 	case 0x1a:
 		s.pop()
 	case 0x1b, 0x1c:
+		sel := selectAt{from: len(s.f.Body) - len(s.b) - 1}
 		if c == 0x1c {
 			for range s.count() {
 				s.valueType()
@@ -467,6 +490,8 @@ func (s *scan) control(c byte) {
 			a = b
 		}
 		s.push(a)
+		sel.to, sel.of = len(s.f.Body)-len(s.b), a
+		s.f.selects = append(s.f.selects, sel)
 	case 0x20:
 		s.push(s.local())
 	case 0x21:
@@ -573,6 +598,19 @@ var simdOps = func() (t [256]string) {
 	return t
 }()
 
+// wasmerLacks are the vector instructions that Wasmer 2.0 does not compile: the
+// specification took them in later.
+var wasmerLacks = map[uint32]string{
+	94: "f32x4.demote_f64x2_zero", 95: "f64x2.promote_low_f32x4", 98: "i8x16.popcnt",
+	124: "i16x8.extadd_pairwise_i8x16_s", 125: "i16x8.extadd_pairwise_i8x16_u", 126: "i32x4.extadd_pairwise_i16x8_s", 127: "i32x4.extadd_pairwise_i16x8_u",
+	130: "i16x8.q15mulr_sat_s",
+	156: "i16x8.extmul_low_i8x16_s", 157: "i16x8.extmul_high_i8x16_s", 158: "i16x8.extmul_low_i8x16_u", 159: "i16x8.extmul_high_i8x16_u",
+	188: "i32x4.extmul_low_i16x8_s", 189: "i32x4.extmul_high_i16x8_s", 190: "i32x4.extmul_low_i16x8_u", 191: "i32x4.extmul_high_i16x8_u",
+	199: "i64x2.extend_low_i32x4_s", 200: "i64x2.extend_high_i32x4_s", 201: "i64x2.extend_low_i32x4_u", 202: "i64x2.extend_high_i32x4_u",
+	220: "i64x2.extmul_low_i32x4_s", 221: "i64x2.extmul_high_i32x4_s", 222: "i64x2.extmul_low_i32x4_u", 223: "i64x2.extmul_high_i32x4_u",
+	252: "i32x4.trunc_sat_f64x2_s_zero", 253: "i32x4.trunc_sat_f64x2_u_zero", 255: "f64x2.convert_low_i32x4_u",
+}
+
 func (s *scan) simd() {
 	c := min(s.u32(), math.MaxUint16)
 	if c >= 256 || simdOps[c] == "" {
@@ -605,6 +643,9 @@ func (s *scan) simd() {
 		case 'd':
 			s.push(F64)
 		}
+	}
+	if name := wasmerLacks[c]; name != "" {
+		s.hazard(name + ", which it lacks")
 	}
 	if c == 14 {
 		s.hazard("i8x16.swizzle (use i8x16.shuffle, or scalar code)")

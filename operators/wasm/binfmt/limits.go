@@ -45,9 +45,9 @@ func refusal(err error) error {
 	return fmt.Errorf("the module is damaged: %w", err)
 }
 
-// limited fails when n is above limit.
+// limited fails when n is above limit, in a module that comes from outside.
 func (r *reader) limited(what string, n, limit int) int {
-	if n > limit && r.err == nil {
+	if n > limit && !r.ours && r.err == nil {
 		r.err, r.b = tooMany(what, uint64(n), uint64(limit)), nil
 		return 0
 	}

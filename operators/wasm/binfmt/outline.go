@@ -49,8 +49,9 @@ var Magic = []byte("\x00asm\x01\x00\x00\x00")
 // reader reads the binary format. The first error sticks; after it every read
 // gives zeros.
 type reader struct {
-	b   []byte
-	err error
+	b    []byte
+	err  error
+	ours bool // no limits: see ParseRewritten
 }
 
 func (r *reader) fail(msg string) {
@@ -135,6 +136,10 @@ func Sections(wasm []byte) ([]Section, error) {
 	if len(wasm) > MaxModuleSize {
 		return nil, refusal(tooMany("bytes", uint64(len(wasm)), MaxModuleSize))
 	}
+	return split(wasm)
+}
+
+func split(wasm []byte) ([]Section, error) {
 	if !bytes.HasPrefix(wasm, Magic) {
 		return nil, errors.New("this is not a WebAssembly core module (version 1): the first 8 bytes are not \\0asm 1 0 0 0")
 	}
@@ -235,6 +240,7 @@ type Outline struct {
 	HasStart bool
 	names    map[uint32]string
 
+	ours          bool // no limits: see ParseRewritten
 	tablesBounded bool // every table says how large it may get
 }
 
@@ -267,7 +273,21 @@ func Parse(wasm []byte) (*Outline, error) {
 	if err != nil {
 		return nil, err
 	}
-	out := Outline{names: map[uint32]string{}}
+	return parse(secs, false)
+}
+
+// ParseRewritten is Parse for what Penstock has made of a module that passed
+// Parse, and that may be larger than one from outside.
+func ParseRewritten(wasm []byte) (*Outline, error) {
+	secs, err := split(wasm)
+	if err != nil {
+		return nil, err
+	}
+	return parse(secs, true)
+}
+
+func parse(secs []Section, ours bool) (*Outline, error) {
+	out := Outline{names: map[uint32]string{}, ours: ours}
 	sigOf := func(r *reader, i uint32) Signature {
 		if uint64(i) >= uint64(len(out.Types)) {
 			r.fail("a function has no type")
@@ -287,7 +307,7 @@ func Parse(wasm []byte) (*Outline, error) {
 			return nil, fmt.Errorf("the module is damaged: section %d comes twice", s.ID)
 		}
 		seen[s.ID] = true
-		r := &reader{b: s.Body}
+		r := &reader{b: s.Body, ours: ours}
 		switch s.ID {
 		case SecType:
 			for range r.limited("types", r.count(), maxTypes) {

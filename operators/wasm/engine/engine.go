@@ -21,18 +21,28 @@ type HostFunc struct {
 	Call            func(args []uint64) uint64
 }
 
-// Engine compiles modules. It may be used by one goroutine at a time, as may
-// all that comes from it; different engines are independent.
+// Engine compiles modules. It and its modules may be used by several goroutines
+// at once; an instance and what comes from it by one at a time.
 type Engine interface {
 	Name() string
+	// Version is the engine's own: native code of another one is not loaded.
+	Version() string
 	// Compile validates and compiles a module, which must define and export
 	// one memory under the name "memory".
 	Compile(wasm []byte) (Module, error)
+	// CompileNative is Compile that also returns the native code, for Load.
+	// The engine may make files in the directory scratch until it returns.
+	CompileNative(wasm []byte, scratch string) (m Module, native []byte, err error)
+	// Load is Compile without the work: native is what CompileNative returned
+	// for the same module, in this version of the engine, on a CPU with the
+	// same features. Native code is run as it is, so it must come from where
+	// nobody else can write.
+	Load(wasm, native []byte, scratch string) (Module, error)
 	// Close frees the engine; its modules and instances are closed before.
 	Close() error
 }
 
-// Module is compiled code.
+// Module is compiled code. Its instances are closed before it.
 type Module interface {
 	// Instantiate makes an instance with memory and globals of its own. The
 	// imports must hold all that the module imports.
@@ -44,8 +54,8 @@ type Module interface {
 type Instance interface {
 	// Function returns the exported function, or nil when there is none.
 	Function(name string) Function
-	// Global returns the exported global, an i32 or i64, or nil when there is
-	// none.
+	// Global returns the exported global, of a number type, or nil when there
+	// is none.
 	Global(name string) Global
 	// Memory is the guest's memory: valid until the next call into the
 	// instance, which may grow it, and never after Close.
@@ -59,8 +69,10 @@ type Function interface {
 	Call(args ...uint64) (uint64, error)
 }
 
-// Global is an integer variable of the guest; an i32 is sign-extended. It may
-// be read after a trap too.
+// Global is an exported global. Its value is a 64-bit slot, as those of a
+// HostFunc. It may be read after a trap too. Set is for mutable ones only, and
+// for tests: wasmer-go leaks a type each time.
 type Global interface {
-	Get() int64
+	Get() uint64
+	Set(uint64)
 }

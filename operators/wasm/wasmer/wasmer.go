@@ -1,3 +1,5 @@
+//go:build cgo && !wasmtime && ((linux && amd64) || (darwin && (amd64 || arm64)) || custom_wasmer_runtime)
+
 // Package wasmer runs modules with Wasmer (Cranelift), through wasmer-go.
 //
 // wasmer-go frees a store, module, instance, host function or memory from a
@@ -11,6 +13,7 @@ import (
 	"fmt"
 	"math"
 	"runtime"
+	"sync"
 
 	"github.com/wasmerio/wasmer-go/wasmer"
 
@@ -24,7 +27,11 @@ type wasmerEngine struct {
 // New returns an engine.
 func New() engine.Engine { return &wasmerEngine{engine: wasmer.NewEngine()} }
 
-func (e *wasmerEngine) Name() string { return "wasmer" }
+// version is that of wasmer-go, which brings the library.
+const version = "1.0.4"
+
+func (e *wasmerEngine) Name() string    { return "wasmer" }
+func (e *wasmerEngine) Version() string { return version }
 
 // Close leaves the engine to its finalizer: wasmer-go frees it in no other way.
 func (e *wasmerEngine) Close() error {
@@ -33,8 +40,39 @@ func (e *wasmerEngine) Close() error {
 }
 
 func (e *wasmerEngine) Compile(wasm []byte) (engine.Module, error) {
+	m, err := e.module(wasmer.NewModule, wasm)
+	if err != nil {
+		return nil, err
+	}
+	return m, nil
+}
+
+func (e *wasmerEngine) CompileNative(wasm []byte, _ string) (engine.Module, []byte, error) {
+	m, err := e.module(wasmer.NewModule, wasm)
+	if err != nil {
+		return nil, nil, err
+	}
+	native, err := m.module.Serialize()
+	if err != nil {
+		return nil, nil, errors.Join(err, m.Close())
+	}
+	return m, native, nil
+}
+
+func (e *wasmerEngine) Load(_, native []byte, _ string) (engine.Module, error) {
+	if len(native) == 0 {
+		return nil, errors.New("there is no native code")
+	}
+	m, err := e.module(wasmer.DeserializeModule, native)
+	if err != nil {
+		return nil, err
+	}
+	return m, nil
+}
+
+func (e *wasmerEngine) module(from func(*wasmer.Store, []byte) (*wasmer.Module, error), code []byte) (*module, error) {
 	store := wasmer.NewStore(e.engine)
-	m, err := wasmer.NewModule(store, wasm)
+	m, err := from(store, code)
 	if err != nil {
 		store.Close()
 		return nil, err
@@ -45,6 +83,7 @@ func (e *wasmerEngine) Compile(wasm []byte) (engine.Module, error) {
 type module struct {
 	engine *wasmer.Engine
 	store  *wasmer.Store
+	mu     sync.Mutex // wasmer-go fills the module in while it makes instances
 	module *wasmer.Module
 }
 
@@ -81,6 +120,17 @@ func toSlot(v wasmer.Value) uint64 {
 	}
 }
 
+func fromSlot(v uint64, t byte) wasmer.Value {
+	switch t {
+	case engine.I32:
+		return wasmer.NewI32(int32(v))
+	case engine.I64:
+		return wasmer.NewI64(int64(v))
+	default:
+		return wasmer.NewF64(math.Float64frombits(v))
+	}
+}
+
 func (m *module) Instantiate(imports []engine.HostFunc) (engine.Instance, error) {
 	inst := &instance{module: m}
 	byModule := map[string]map[string]wasmer.IntoExtern{}
@@ -97,7 +147,7 @@ func (m *module) Instantiate(imports []engine.HostFunc) (engine.Instance, error)
 				if h.Results == "" {
 					return nil, nil
 				}
-				return []wasmer.Value{wasmer.NewI32(int32(r))}, nil
+				return []wasmer.Value{fromSlot(r, h.Results[0])}, nil
 			})
 		if byModule[h.Module] == nil {
 			byModule[h.Module] = map[string]wasmer.IntoExtern{}
@@ -109,7 +159,9 @@ func (m *module) Instantiate(imports []engine.HostFunc) (engine.Instance, error)
 	for name, fs := range byModule {
 		inst.imports.Register(name, fs)
 	}
+	m.mu.Lock()
 	i, err := wasmer.NewInstance(m.module, inst.imports)
+	m.mu.Unlock()
 	if err != nil {
 		return nil, err
 	}
@@ -141,6 +193,57 @@ func (i *instance) Close() error {
 	return nil
 }
 
+func (i *instance) Global(name string) engine.Global {
+	g, err := i.instance.Exports.GetGlobal(name)
+	if err != nil || g == nil {
+		return nil
+	}
+	return &global{instance: i, g: g, kind: g.Type().ValueType().Kind()}
+}
+
+type global struct {
+	instance *instance
+	g        *wasmer.Global
+	kind     wasmer.ValueKind
+}
+
+func (g *global) Get() uint64 {
+	v, _ := g.g.Get() // wasmer-go has no error to give
+	runtime.KeepAlive(g)
+	return fromGo(v)
+}
+
+func (g *global) Set(v uint64) {
+	if err := g.g.Set(toGo(v, g.kind), g.kind); err != nil {
+		panic(err) // a constant is set: a defect of the caller
+	}
+	runtime.KeepAlive(g)
+}
+
+// toGo is a slot as wasmer-go wants it, fromGo the way back.
+func toGo(v uint64, kind wasmer.ValueKind) any {
+	switch kind {
+	case wasmer.I32:
+		return int32(v)
+	case wasmer.I64:
+		return int64(v)
+	default:
+		return math.Float64frombits(v)
+	}
+}
+
+func fromGo(v any) uint64 {
+	switch v := v.(type) {
+	case int32:
+		return uint64(uint32(v))
+	case int64:
+		return uint64(v)
+	case float64:
+		return math.Float64bits(v)
+	}
+	return 0
+}
+
 func (i *instance) Function(name string) engine.Function {
 	f, err := i.instance.Exports.GetRawFunction(name)
 	if err != nil || f == nil {
@@ -168,53 +271,12 @@ func (f *function) Call(args ...uint64) (uint64, error) {
 		return 0, fmt.Errorf("%d arguments for %d parameters", len(args), len(f.params))
 	}
 	for i, k := range f.params {
-		switch k {
-		case wasmer.I32:
-			f.args[i] = int32(args[i])
-		case wasmer.I64:
-			f.args[i] = int64(args[i])
-		default:
-			f.args[i] = math.Float64frombits(args[i])
-		}
+		f.args[i] = toGo(args[i], k)
 	}
 	r, err := f.native(f.args...)
 	runtime.KeepAlive(f)
 	if err != nil {
 		return 0, err
 	}
-	switch v := r.(type) {
-	case int32:
-		return uint64(uint32(v)), nil
-	case int64:
-		return uint64(v), nil
-	case float64:
-		return math.Float64bits(v), nil
-	}
-	return 0, nil
-}
-
-func (i *instance) Global(name string) engine.Global {
-	g, err := i.instance.Exports.GetGlobal(name)
-	if err != nil || g == nil {
-		return nil
-	}
-	if kind := g.Type().ValueType().Kind(); kind != wasmer.I32 && kind != wasmer.I64 {
-		return nil
-	}
-	return &global{instance: i, g: g}
-}
-
-// global has no way to be set: wasmer-go leaks a type each time.
-type global struct {
-	instance *instance
-	g        *wasmer.Global
-}
-
-func (g *global) Get() int64 {
-	v, _ := g.g.Get()
-	runtime.KeepAlive(g)
-	if v, ok := v.(int32); ok {
-		return int64(v)
-	}
-	return v.(int64)
+	return fromGo(r), nil
 }

@@ -21,13 +21,22 @@ type wazeroEngine struct{}
 // New returns an engine.
 func New() engine.Engine { return wazeroEngine{} }
 
-func (wazeroEngine) Name() string { return "wazero" }
-func (wazeroEngine) Close() error { return nil }
+// version is that of the library.
+const version = "1.12.0"
+
+func (wazeroEngine) Name() string    { return "wazero" }
+func (wazeroEngine) Version() string { return version }
+func (wazeroEngine) Close() error    { return nil }
 
 func (wazeroEngine) Compile(wasm []byte) (engine.Module, error) {
-	// One runtime per module: host functions are bound to the instance that
-	// imports them, and a runtime has one set of them.
-	m := &module{wasm: wasm, cache: wazero.NewCompilationCache()}
+	return compile(wasm, wazero.NewCompilationCache())
+}
+
+func compile(wasm []byte, cache wazero.CompilationCache) (engine.Module, error) {
+	// One runtime per instance: host functions are bound to the instance that
+	// imports them, and a runtime has one set of them. The cache is what they
+	// have in common: the code.
+	m := &module{wasm: wasm, cache: cache}
 	r := m.runtime()
 	_, err := r.CompileModule(ctx, wasm)
 	if err = errors.Join(err, r.Close(ctx)); err != nil {
@@ -110,6 +119,19 @@ func (i *instance) Function(name string) engine.Function {
 	return fn
 }
 
+func (i *instance) Global(name string) engine.Global {
+	g := i.mod.ExportedGlobal(name)
+	if g == nil {
+		return nil
+	}
+	return global{g}
+}
+
+type global struct{ g api.Global }
+
+func (g global) Get() uint64  { return clean(g.g.Get(), byte(g.g.Type())) }
+func (g global) Set(v uint64) { g.g.(api.MutableGlobal).Set(v) }
+
 // clean drops what wazero leaves in the upper half of a slot that holds an i32.
 func clean(v uint64, t byte) uint64 {
 	if t == engine.I32 {
@@ -133,21 +155,4 @@ func (f *function) Call(args ...uint64) (uint64, error) {
 		return 0, nil
 	}
 	return clean(f.stack[0], f.result), nil
-}
-
-func (i *instance) Global(name string) engine.Global {
-	g := i.mod.ExportedGlobal(name)
-	if g == nil || g.Type() != api.ValueTypeI64 && g.Type() != api.ValueTypeI32 {
-		return nil
-	}
-	return global{g}
-}
-
-type global struct{ g api.Global }
-
-func (g global) Get() int64 {
-	if g.g.Type() == api.ValueTypeI32 {
-		return int64(int32(g.g.Get()))
-	}
-	return int64(g.g.Get())
 }

@@ -1,0 +1,85 @@
+package app
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/penstock/penstock/operators/wasm"
+)
+
+const journalYAML = `version: 1
+name: again
+journal: {dir: %q}
+sources:
+  - {name: rec, type: replay, speed: max, path: %q, batch: {max_rows: 300}}
+operators:
+  - {name: score, type: wasm, inputs: [rec], module: ewma, engine: %[3]s, params: {half_life: 30s}}
+  - {name: drift, type: wasm, inputs: [rec], module: cusum, engine: %[3]s, params: {warmup: 20}}
+  - {name: spikes, type: wasm, inputs: [rec], module: hampel, engine: %[3]s}
+  - {name: life, type: wasm, inputs: [rec], module: rul, engine: %[3]s, params: {limit: 30.0, window: 10m, interval: 30s}}
+  - {name: mean, type: window, inputs: [rec], every: 60s, aggregates: [mean]}
+alerts:
+  - {name: high, input: rec, column: value, above: 22.5}
+sinks:
+  - {name: files, type: archive, inputs: [score, drift, spikes, life, mean, alerts], dir: %[4]q}
+http: {listen: ""}
+`
+
+// digests returns the digest of every file below dir, by its place.
+func digests(t *testing.T, dir string) map[string]string {
+	out := map[string]string{}
+	require.NoError(t, filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || !strings.HasSuffix(path, ".parquet") {
+			return err
+		}
+		data, err := os.ReadFile(path)
+		sum := sha256.Sum256(data)
+		place, _ := filepath.Rel(dir, filepath.Dir(path)) // names of files hold the time they were closed
+		out[place] += hex.EncodeToString(sum[:8])
+		return err
+	}))
+	return out
+}
+
+// The same journal, run through the same modules again, on every engine, gives
+// the same bytes in the archive.
+func TestJournalAgainGivesTheSameBytes(t *testing.T) {
+	first, archive := t.TempDir(), t.TempDir()
+	a, _ := startApp(t, fmt.Sprintf(journalYAML, first, recording(t, 4000), wasm.Engines()[0], archive))
+	finished(t, a)
+	require.Zero(t, stopApp(t, a).Lost())
+	want := digests(t, archive)
+	require.Greater(t, len(want), 5)
+
+	nothing := filepath.Join(t.TempDir(), "nothing.csv")
+	require.NoError(t, os.WriteFile(nothing, []byte("time,tag,value\n"), 0o600))
+	for _, engine := range append(wasm.Engines(), wasm.Engines()...) {
+		// The journal alone: no checkpoint, no queue.
+		dir, archive := t.TempDir(), t.TempDir()
+		require.NoError(t, os.CopyFS(dir, os.DirFS(first)))
+		streams, err := filepath.Glob(filepath.Join(dir, "jetstream", "*", "*", "streams", "*"))
+		require.NoError(t, err)
+		kept := 0
+		for _, s := range streams {
+			if strings.HasSuffix(s, "journal") {
+				kept++
+			} else {
+				require.NoError(t, os.RemoveAll(s))
+			}
+		}
+		require.Equal(t, 1, kept, "%v", streams)
+		a, _ := startApp(t, fmt.Sprintf(journalYAML, dir, nothing, engine, archive))
+		finished(t, a)
+		s := stopApp(t, a)
+		require.EqualValues(t, 4000, s.Readings.Processed, engine)
+		require.Equal(t, want, digests(t, archive), engine)
+	}
+}
