@@ -2,7 +2,7 @@
 GO         ?= go
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: demo build test test-variants test-deps test-short lint bench bench-kernels kernels examples kernels-check dashboards-check generate
+.PHONY: demo build test test-variants test-deps test-short lint bench bench-abi bench-kernels kernels examples kernels-check dashboards-check generate
 
 demo:
 	$(GO) run . demo
@@ -34,8 +34,12 @@ lint:
 	$(GO) vet ./...
 	$(GO) run $(STATICCHECK) ./...
 
-bench:
+bench: bench-abi
 	$(GO) run . bench
+
+# What the Wasm boundary costs: operators/RATIONALE.md.
+bench-abi:
+	$(GO) test -run '^$$' -bench BenchmarkABI -benchtime 300ms ./operators/wasm
 
 bench-kernels:
 	$(MAKE) -C operators/modules bench

@@ -77,7 +77,8 @@ func (e *exporter) plan(rec arrow.Record) (uint64, error) {
 			return 0, fmt.Errorf("the batch has no column %q", c.name)
 		}
 		arr := rec.Column(c.index)
-		if !arrow.TypeEqual(arr.DataType(), c.typ.arrow) {
+		// The same type is most often the same object, and TypeEqual reflects.
+		if t := arr.DataType(); t != c.typ.arrow && !arrow.TypeEqual(t, c.typ.arrow) {
 			return 0, fmt.Errorf("column %q is %s, want %s", c.name, arr.DataType(), c.typ.arrow)
 		}
 		c.data, c.rows, c.nulls = arr.Data(), arr.Len(), arr.NullN()

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"io"
 	"log/slog"
 	"math"
 	"os"
@@ -607,36 +606,6 @@ func TestConcurrent(t *testing.T) {
 		close(done)
 		<-collector
 	})
-}
-
-func BenchmarkBoundary(b *testing.B) {
-	for _, engine := range engines {
-		for _, rows := range []int{1, 256, 4096, 65536} {
-			b.Run(fmt.Sprintf("%s/rows=%d", engine, rows), func(b *testing.B) {
-				cfg := DefaultConfig()
-				cfg.Module, cfg.Engine = testdata("empty"), engine
-				env := pipeline.Env{Name: "op", Log: slog.New(slog.NewTextHandler(io.Discard, nil)), Meter: pipeline.NewMeter(), Alloc: memory.DefaultAllocator}
-				op, err := New(cfg, env)
-				require.NoError(b, err)
-				_, err = op.Open(context.Background(), pipeline.Readings)
-				require.NoError(b, err)
-				defer op.Close(context.Background()) //nolint:errcheck // a benchmark
-				rec := readings(rows)
-				defer rec.Release()
-				size, err := op.exp.plan(rec)
-				require.NoError(b, err)
-				b.ReportAllocs()
-				for b.Loop() {
-					if err := op.Process(context.Background(), rec, discard{}); err != nil {
-						b.Fatal(err)
-					}
-				}
-				ns := float64(b.Elapsed().Nanoseconds()) / float64(b.N)
-				b.ReportMetric(ns/float64(rows), "ns/row")
-				b.ReportMetric(ns/float64(size+8*uint64(rows)), "ns/byte")
-			})
-		}
-	}
 }
 
 type discard struct{}
