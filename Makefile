@@ -34,7 +34,9 @@ lint:
 	$(GO) vet ./...
 	$(GO) run $(STATICCHECK) ./...
 
-bench: bench-abi
+# What this machine carries, what the Wasm boundary costs, and the kernels on
+# every engine.
+bench: bench-abi bench-kernels
 	$(GO) run . bench
 
 # What the Wasm boundary costs: operators/RATIONALE.md.

@@ -11,7 +11,7 @@ import (
 	"github.com/penstock/penstock/operators/wasm/meter"
 )
 
-// guest is the kernel in the fastest engine of the build, its batch laid out in its memory once.
+// guest is the kernel in an engine, its batch laid out in its memory once.
 type guest struct {
 	batch             *batch
 	mod               engine.Module
@@ -32,7 +32,7 @@ const (
 	schemaNChildren, schemaChildren, schemaDictionary                           = 24, 32, 36
 )
 
-func startWasm(code []byte, b *batch, metered bool) (*guest, error) {
+func startWasm(name string, code []byte, b *batch, metered bool) (*guest, error) {
 	g := &guest{batch: b}
 	var err error
 	if metered {
@@ -40,7 +40,7 @@ func startWasm(code []byte, b *batch, metered bool) (*guest, error) {
 			return nil, err
 		}
 	}
-	if g.mod, err = wasm.NewCompiler("", nil).Compile(wasm.Engines()[0], code); err != nil {
+	if g.mod, err = wasm.NewCompiler("", nil).Compile(name, code); err != nil {
 		return nil, err
 	}
 	metric := engine.HostFunc{Module: "penstock", Name: "metric", Params: string([]byte{engine.I32, engine.I32, engine.F64}),

@@ -1,8 +1,8 @@
-// Command bench runs each kernel on the same batches in Wasmer, in Wasmer
-// metered, and compiled for this machine, in turns, and prints one line per
-// kernel:
+// Command bench runs each kernel on the same batches in an engine, in that
+// engine metered, and compiled for this machine, in turns, and prints one line
+// per kernel:
 //
-//	kernel=ewma wasm_ns=2.60 metered_ns=2.85 native_ns=2.34 ratio=0.90 metered_ratio=0.82 short_wasm_ns=3.80 ...
+//	kernel=ewma wasm_ns=2.60 metered_ns=2.85 native_ns=2.34 ratio=0.90 metered_ratio=0.82 short_wasm_ns=3.80 ... engine=wasmer
 //
 // Nanoseconds are per row, inside penstock_process only; ratio is native/wasm,
 // metered_ratio native/metered.
@@ -74,10 +74,11 @@ func main() {
 	cc := flag.String("cc", "clang-16", "C compiler of the native side")
 	only := flag.String("kernel", "", "run this kernel only")
 	dir := flag.String("dir", "operators/modules", "folder of the kernels' sources")
+	engine := flag.String("engine", wasm.Engines()[0], "the engine, of those that this build has")
 	flag.Parse()
 	runtime.LockOSThread() // less noise: one thread, and no garbage collection beside it
 	debug.SetGCPercent(-1)
-	if err := run(*dir, *cc, *only, *rounds, *verbose); err != nil {
+	if err := run(*dir, *cc, *only, *engine, *rounds, *verbose); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
@@ -94,7 +95,7 @@ var kernels = []struct {
 	{"rul", map[string]float64{"limit": 60, "window": 3600}},
 }
 
-func run(dir, cc, only string, rounds int, verbose bool) error {
+func run(dir, cc, only, engine string, rounds int, verbose bool) error {
 	tmp, err := os.MkdirTemp("", "penstock-bench-")
 	if err != nil {
 		return err
@@ -113,14 +114,14 @@ func run(dir, cc, only string, rounds int, verbose bool) error {
 			prefix     string
 			tags, rows int
 		}{{"", 16, 512}, {"short_", 1000, 8}} {
-			w, m, n, err := compare(tmp, exe, code, newBatch(shape.tags, shape.rows, params), rounds, verbose)
+			w, m, n, err := compare(tmp, exe, engine, code, newBatch(shape.tags, shape.rows, params), rounds, verbose)
 			if err != nil {
 				return fmt.Errorf("%s, %d tags with %d rows: %w", k.name, shape.tags, shape.rows, err)
 			}
 			fmt.Printf(" %[1]swasm_ns=%.2[2]f %[1]smetered_ns=%.2[3]f %[1]snative_ns=%.2[4]f %[1]sratio=%.2[5]f %[1]smetered_ratio=%.2[6]f",
 				shape.prefix, w, m, n, n/w, n/m)
 		}
-		fmt.Println()
+		fmt.Println(" engine=" + engine)
 	}
 	return nil
 }
@@ -181,18 +182,18 @@ func number(p *wasm.Param) (float64, error) {
 }
 
 // compare returns the least of each in ns per row.
-func compare(tmp, exe string, code []byte, b *batch, rounds int, verbose bool) (inWasm, metered, inNative float64, err error) {
+func compare(tmp, exe, engine string, code []byte, b *batch, rounds int, verbose bool) (inWasm, metered, inNative float64, err error) {
 	n, err := startNative(exe, filepath.Join(tmp, "batch"), b)
 	if err != nil {
 		return 0, 0, 0, err
 	}
 	defer n.close() //nolint:errcheck // it only ends
-	w, err := startWasm(code, b, false)
+	w, err := startWasm(engine, code, b, false)
 	if err != nil {
 		return 0, 0, 0, err
 	}
 	defer w.close() //nolint:errcheck // it only ends
-	m, err := startWasm(code, b, true)
+	m, err := startWasm(engine, code, b, true)
 	if err != nil {
 		return 0, 0, 0, err
 	}
