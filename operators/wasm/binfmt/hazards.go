@@ -41,6 +41,7 @@ type Function struct {
 	Groups int    // declarations of locals, in front of which their number stands
 	Code   int    // where in Body the code begins
 	Locals int    // parameters included
+	Blocks int    // loops and conditionals included
 	Slots  int    // the most that it holds at one time, locals and operands, in units of 8 bytes
 }
 
@@ -59,6 +60,7 @@ func (o *Outline) scanAll(instruction func(body []byte, from, to, depth int), do
 	if len(o.Code) > 0 {
 		bodies = r.count()
 	}
+	joins := uint64(0)
 	for i := range bodies {
 		f := Function{Index: uint32(imported + i)}
 		if int(f.Index) >= len(o.Funcs) || int(o.Funcs[f.Index]) >= len(o.Types) {
@@ -75,6 +77,9 @@ func (o *Outline) scanAll(instruction func(body []byte, from, to, depth int), do
 		s.body()
 		if s.err != nil {
 			return refusal(fmt.Errorf("%s: %w", o.function(f.Index), s.err))
+		}
+		if joins += uint64(f.Blocks) * uint64(f.Locals); joins > maxJoins {
+			return refusal(fmt.Errorf("%s: %w", o.function(f.Index), tooMany("pairs of a block and a local up to here", joins, maxJoins)))
 		}
 		done(&s, &f)
 	}
@@ -182,6 +187,7 @@ func (s *scan) enter(sig Signature) {
 		s.err = limitError{fmt.Sprintf("its blocks are nested deeper than %d", maxNesting)}
 		return
 	}
+	s.f.Blocks++
 	s.frames = append(s.frames, frame{params: sig.Params, results: sig.Results, height: len(s.stack)})
 	s.push([]byte(sig.Params)...)
 }
