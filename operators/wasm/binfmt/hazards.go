@@ -42,6 +42,7 @@ type Function struct {
 	Groups int    // declarations of locals, in front of which their number stands
 	Code   int    // where in Body the code begins
 	Locals int    // parameters included
+	Blocks int    // loops and conditionals included
 	Slots  int    // the most that it holds at one time, locals and operands, in units of 8 bytes
 
 	selects []selectAt
@@ -62,6 +63,7 @@ func (o *Outline) scanAll(instruction func(body []byte, from, to, depth int), do
 	if len(o.Code) > 0 {
 		bodies = r.count()
 	}
+	joins := uint64(0)
 	for i := range bodies {
 		f := Function{Index: uint32(imported + i)}
 		if int(f.Index) >= len(o.Funcs) || int(o.Funcs[f.Index]) >= len(o.Types) {
@@ -78,6 +80,9 @@ func (o *Outline) scanAll(instruction func(body []byte, from, to, depth int), do
 		s.body()
 		if s.err != nil {
 			return refusal(fmt.Errorf("%s: %w", o.function(f.Index), s.err))
+		}
+		if joins += uint64(f.Blocks) * uint64(f.Locals); joins > maxJoins {
+			return refusal(fmt.Errorf("%s: %w", o.function(f.Index), tooMany("pairs of a block and a local up to here", joins, maxJoins)))
 		}
 		done(&s, &f)
 	}
@@ -204,6 +209,7 @@ func (s *scan) enter(sig Signature) {
 		s.err = limitError{fmt.Sprintf("its blocks are nested deeper than %d", maxNesting)}
 		return
 	}
+	s.f.Blocks++
 	s.frames = append(s.frames, frame{params: sig.Params, results: sig.Results, height: len(s.stack)})
 	s.push([]byte(sig.Params)...)
 }

@@ -26,6 +26,11 @@ const (
 	maxBody      = 1 << 20 // bytes of one function
 	maxNesting   = 4_096
 	maxLocals    = 4_096 // of one function, parameters included
+
+	// maxJoins bounds, over all functions, blocks times locals: what a compiler
+	// has to bring together at the blocks' ends. wazero takes about 2 µs for each; the large
+	// module of Go has 1.5 million.
+	maxJoins = 4_000_000
 )
 
 // limitError is a module that may be sound, but is too much.

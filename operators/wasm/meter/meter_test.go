@@ -200,6 +200,7 @@ func TestBombs(t *testing.T) {
 		{`(module (func ` + many(5_000, `(block `) + many(5_000, `)`) + `))`, "nested deeper than 4096"},
 		{`(module (func ` + many(600_000, `(drop (i32.const 1))`) + `))`, "bytes, the limit is 1048576"},
 		{`(module (func (local ` + many(5_000, `i64 `) + `)))`, "5000 locals, the limit is 4096"},
+		{`(module (func (local ` + many(4_000, `i64 `) + `)` + many(1_001, `(loop)`) + `))`, "4008000 pairs of a block and a local up to here, the limit is 4000000"},
 		{`(module (func (param ` + many(300, `i64 `) + `)))`, "300 parameters of one function, the limit is 256"},
 		{`(module (table 2000000 funcref))`, "2000000 table entries, the limit is 1048576"},
 		{`(module ` + many(20, `(table 1 funcref)`) + `)`, "20 tables, the limit is 16"},
