@@ -216,7 +216,7 @@ type Change struct {
 	Engine   string        `json:"engine"`
 	Carried  bool          `json:"state_carried"`
 	Shown    int64         `json:"rows_shown,omitempty"` // of the journal, having started afresh
-	Pause    time.Duration `json:"pause_ns"` // the longest of a worker
+	Pause    time.Duration `json:"pause_ns"`             // the longest of a worker
 }
 
 // Control has operator node do action; code is the module that deploy and
