@@ -31,6 +31,8 @@ type ProbeOptions struct {
 	Params map[string]any
 	Memory pipeline.ByteSize
 	Seed   uint64 // of random numbers
+	// Metered is that of Config; empty is auto.
+	Metered string
 }
 
 // OpenProbe compiles a module and starts an instance. Golden vectors do not run.
@@ -45,6 +47,9 @@ func OpenProbe(wasm []byte, o ProbeOptions) (*Probe, error) {
 	}
 	if o.Memory != 0 {
 		cfg.Memory = o.Memory
+	}
+	if o.Metered != "" {
+		cfg.Metered = o.Metered
 	}
 	op, err := newFrom(wasm, cfg, quiet("probe"), NewCompiler("", nil))
 	if err != nil {
@@ -113,6 +118,9 @@ func schemaOf(cols []Column) *arrow.Schema {
 	}
 	return arrow.NewSchema(fields, nil)
 }
+
+// FuelUsed returns what the last call used; false when it is not metered.
+func (p *Probe) FuelUsed() (int64, bool) { return p.op.FuelUsed() }
 
 // Engine is the name of the engine that runs the module.
 func (p *Probe) Engine() string { return p.op.choice.Engine }

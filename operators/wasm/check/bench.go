@@ -20,6 +20,9 @@ type Measurement struct {
 	Tags     int     `json:"tags"`
 	NsPerRow float64 `json:"ns_per_row"`
 	CallUs   float64 `json:"us_per_call"`
+	// When it counts what it does: the time, and what a call used of its fuel.
+	MeteredNsPerRow float64 `json:"metered_ns_per_row"`
+	FuelPerRow      float64 `json:"fuel_per_row"`
 	// Of the baseline module; 0 without one. Ratio is this module's time over
 	// the baseline's: below 1 is faster.
 	BaseNsPerRow float64 `json:"baseline_ns_per_row,omitempty"`
@@ -77,12 +80,20 @@ func measure(ctx context.Context, engine string, codes [][]byte, infos []wasm.In
 			err = errors.Join(err, r.close())
 		}
 	}()
+	start := func(i int, metered string) error {
+		r, err := newRunner(engine, codes[i], &infos[i].Manifest, s, metered)
+		if err == nil {
+			runners = append(runners, r)
+		}
+		return err
+	}
 	for i := range codes {
-		r, err := newRunner(engine, codes[i], &infos[i].Manifest, s)
-		if err != nil {
+		if err := start(i, wasm.MeteredNever); err != nil {
 			return m, err
 		}
-		runners = append(runners, r)
+	}
+	if err := start(0, wasm.MeteredAlways); err != nil {
+		return m, err
 	}
 	const turns = 10
 	for turn := range turns + 1 {
@@ -103,7 +114,12 @@ func measure(ctx context.Context, engine string, codes [][]byte, infos []wasm.In
 	}
 	call := runners[0].median()
 	m = Measurement{Engine: engine, Rows: s.rows, Tags: s.tags, NsPerRow: call / float64(s.rows), CallUs: call / 1e3}
-	if len(runners) > 1 {
+	metered := runners[len(runners)-1]
+	m.MeteredNsPerRow = metered.median() / float64(s.rows)
+	if fuel, ok := metered.probe.FuelUsed(); ok {
+		m.FuelPerRow = float64(fuel) / float64(s.rows)
+	}
+	if len(codes) > 1 {
 		base := runners[1].median()
 		m.BaseNsPerRow, m.Ratio = base/float64(s.rows), call/base
 	}
@@ -118,8 +134,8 @@ type runner struct {
 	took  []time.Duration
 }
 
-func newRunner(engine string, code []byte, m *wasm.Manifest, s shape) (*runner, error) {
-	p, err := wasm.OpenProbe(code, wasm.ProbeOptions{Engine: engine, Params: guess(m), Memory: 1 << 30})
+func newRunner(engine string, code []byte, m *wasm.Manifest, s shape, metered string) (*runner, error) {
+	p, err := wasm.OpenProbe(code, wasm.ProbeOptions{Engine: engine, Params: guess(m), Memory: 1 << 30, Metered: metered})
 	if err != nil {
 		return nil, err
 	}
