@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -55,6 +56,7 @@ func TestJournalAgainGivesTheSameBytes(t *testing.T) {
 	first, archive := t.TempDir(), t.TempDir()
 	a, _ := startApp(t, fmt.Sprintf(journalYAML, first, recording(t, 4000), wasm.Engines()[0], archive))
 	finished(t, a)
+	a.settle(timeout(t, 2*time.Minute))
 	require.Zero(t, stopApp(t, a).Lost())
 	want := digests(t, archive)
 	require.Greater(t, len(want), 5)
@@ -78,6 +80,7 @@ func TestJournalAgainGivesTheSameBytes(t *testing.T) {
 		require.Equal(t, 1, kept, "%v", streams)
 		a, _ := startApp(t, fmt.Sprintf(journalYAML, dir, nothing, engine, archive))
 		finished(t, a)
+		a.settle(timeout(t, 2*time.Minute)) // more than a stop would wait for
 		s := stopApp(t, a)
 		require.EqualValues(t, 4000, s.Readings.Processed, engine)
 		require.Equal(t, want, digests(t, archive), engine)

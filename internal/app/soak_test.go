@@ -127,7 +127,7 @@ func TestSoakSwaps(t *testing.T) {
 	for row, n := range seen {
 		require.Equal(t, 1, n, row)
 	}
-	require.Greater(t, done, 5)
+	require.Positive(t, done)
 	if cycles >= 1000 {
 		require.Equal(t, cycles, done)
 		require.InDelta(t, before, after, 0.1*float64(before), "RSS in kB")
