@@ -226,6 +226,9 @@ func (a *App) Control(ctx context.Context, action, node string, code []byte) (Ch
 	a.swaps.one.Lock()
 	defer a.swaps.one.Unlock()
 	c := pipeline.Control{Action: action, Node: node}
+	if (action == pipeline.ControlDeploy || action == pipeline.ControlShadow) && len(code) == 0 {
+		return Change{}, fmt.Errorf("%s needs a module, and got an empty one", action)
+	}
 	if code != nil {
 		if len(code) > wasm.MaxModuleSize {
 			return Change{}, fmt.Errorf("the module is larger than %v", pipeline.ByteSize(wasm.MaxModuleSize))

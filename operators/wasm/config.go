@@ -53,8 +53,10 @@ type Config struct {
 	// Penstock and always for all others. A module that is not metered can run
 	// forever; one that is runs slower by 5 to 15 %.
 	Metered string `yaml:"metered"`
-	// Fuel bounds what one call may do, in instructions of the module. A call
-	// beyond it is stopped at the same instruction each time, on every engine.
+	// Fuel bounds what one call may do, in instructions of the module; what it
+	// makes the host do may be as much again, a call of the host counting as
+	// 1000 and each byte that the host reads or writes as 1. A call beyond it is
+	// stopped at the same instruction each time, on every engine.
 	Fuel Fuel `yaml:"fuel"`
 	// MaxOutputRows bounds what a module that makes rows of its own may make
 	// in one call, 1 to 16777216.

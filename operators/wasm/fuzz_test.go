@@ -3,6 +3,8 @@ package wasm
 import (
 	"bytes"
 	"encoding/binary"
+	"math"
+	"strings"
 	"testing"
 
 	"github.com/apache/arrow/go/v17/arrow"
@@ -112,6 +114,21 @@ func TestFuzzSeedIsSound(t *testing.T) {
 	cols, n, err := im.read(guestImage(4), 8, 4)
 	if err != nil || n != 4 || len(cols) != 6 {
 		t.Fatal(err, n, cols)
+	}
+}
+
+// An index of -1 is no run, also where no run has begun yet.
+func TestNegativeTagIndex(t *testing.T) {
+	for from := range 4 {
+		mem := guestImage(4)
+		for i := from; i < 4; i++ {
+			binary.LittleEndian.PutUint32(mem[1024+4*i:], math.MaxUint32)
+		}
+		im := importer{alloc: memory.DefaultAllocator, cols: fuzzColumns, maxRows: 1000, maxBytes: 1 << 20}
+		_, _, err := im.read(mem, 8, 4)
+		if err == nil || !strings.Contains(err.Error(), "has index -1, want") {
+			t.Fatal(from, err)
+		}
 	}
 }
 

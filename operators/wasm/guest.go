@@ -110,7 +110,7 @@ type guest struct {
 
 // newGuest makes an instance and runs _initialize.
 func newGuest(mod engine.Module, imports []engine.HostFunc, h *host, limit uint64, fuel Fuel) (*guest, error) {
-	h.inst, h.fault = nil, nil
+	h.inst, h.fault, h.kill, h.work = nil, nil, nil, math.MaxInt64
 	inst, err := mod.Instantiate(imports)
 	if err != nil {
 		return nil, &guestError{reason: reasonTrap, fatal: true, err: err}
@@ -120,6 +120,9 @@ func newGuest(mod engine.Module, imports []engine.HostFunc, h *host, limit uint6
 	for name, f := range map[string]*engine.Function{"alloc": &g.alloc, "free": &g.free, "open": &g.open, "bind": &g.bind, "process": &g.process,
 		"advance": &g.advance, "snapshot": &g.snapshot, "restore": &g.restore, "last_error": &g.lastError} {
 		*f = inst.Function("penstock_" + name)
+	}
+	if g.left != nil {
+		h.kill = func() { g.left.Set(math.MaxUint64) /* -1 */ }
 	}
 	if err := g.start(); err != nil {
 		return nil, errors.Join(err, g.close())
@@ -154,16 +157,17 @@ func (g *guest) start() error {
 }
 
 func (g *guest) close() error {
-	g.host.inst, g.mem = nil, nil
+	g.host.inst, g.host.kill, g.mem = nil, nil, nil
 	return g.inst.Close()
 }
 
 // call calls f; a trap or a broken rule is an error.
 func (g *guest) call(name string, f engine.Function, args ...uint64) (uint64, error) {
 	rows := g.rows
-	g.host.fault, g.rows = nil, 0
+	g.host.fault, g.host.spent, g.host.work, g.rows = nil, false, math.MaxInt64, 0
 	if g.refuel != nil {
 		g.budget = g.fuel.PerCall + int64(rows)*g.fuel.PerRow
+		g.host.work = g.budget
 		if _, err := g.refuel.Call(uint64(g.budget)); err != nil {
 			g.mem = nil
 			return 0, &guestError{reason: reasonTrap, fatal: true, err: fmt.Errorf("%s: %w", meter.RefuelFunction, err)}
@@ -173,7 +177,9 @@ func (g *guest) call(name string, f engine.Function, args ...uint64) (uint64, er
 	reason := reasonTrap
 	switch {
 	case g.host.fault != nil:
-		err = g.host.fault
+		if err = g.host.fault; g.host.spent {
+			reason = reasonFuel
+		}
 	case err == nil || g.refuel == nil:
 	case int32(g.depth.Get()) < 0:
 		reason, err = reasonStack, errors.New("its calls are nested too deep: is there a recursion without an end?")
@@ -311,6 +317,9 @@ func (g *guest) state() ([]byte, error) {
 		return nil, err
 	}
 	b, err := g.mem.buf(m.base)
+	if err == nil && len(b) > maxState {
+		err = fmt.Errorf("its state has %d bytes, the limit is %d", len(b), maxState)
+	}
 	if err != nil {
 		return nil, badOutput("penstock_snapshot", err)
 	}

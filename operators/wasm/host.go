@@ -24,6 +24,9 @@ type host struct {
 	log   *slog.Logger
 	inst  engine.Instance // nil until instantiated
 	fault error           // what the guest did to deserve an end; the call fails with it
+	spent bool            // the fault is that it made the host do too much
+	work  int64           // what the guest may yet make the host do in the call at hand
+	kill  func()          // makes a metered guest stop soon after a fault; else nil
 
 	// What a guest can tell apart, so it is part of a snapshot.
 	watermark int64
@@ -32,10 +35,18 @@ type host struct {
 	gauge   *prometheus.GaugeVec
 	metrics map[string]prometheus.Gauge
 
-	second     int64 // of the log's rate limit
-	lines      int
-	suppressed int
+	said, failed rate // lines of the guest, and about it: it cannot talk the host down
 }
+
+// rate limits lines of the log to so many per second.
+type rate struct {
+	second            int64
+	lines, suppressed int
+}
+
+// callWork is what a call of the host costs, besides a unit for each byte that
+// it reads or writes: it takes about as long as so many instructions.
+const callWork = 1000
 
 // Bounds of what a guest may say.
 const (
@@ -75,8 +86,21 @@ func register[C prometheus.Collector](m *pipeline.Meter, c *C) error {
 }
 
 func (h *host) fail(format string, a ...any) {
-	if h.fault == nil {
-		h.fault = fmt.Errorf(format, a...)
+	if h.fault != nil {
+		return
+	}
+	h.fault = fmt.Errorf(format, a...)
+	if h.kill != nil {
+		h.kill()
+	}
+}
+
+// charge takes units of work; it is a fault when there are not so many left.
+// What the host does for a guest would else cost the guest nothing.
+func (h *host) charge(fn string, units uint64) {
+	if h.work -= int64(units); h.work < 0 && h.fault == nil {
+		h.spent = true
+		h.fail("%s: it made the host do more than its fuel is for: if it needs more, raise fuel", fn)
 	}
 }
 
@@ -91,28 +115,30 @@ func (h *host) memory(fn string, ptr, n uint64) []byte {
 		h.fail("%s: %w", fn, err)
 		return nil
 	}
+	if h.charge(fn, n); h.fault != nil {
+		return nil
+	}
 	return b
 }
 
-func (h *host) text(fn string, ptr, n uint64, limit uint64) string {
-	return strings.ToValidUTF8(string(h.memory(fn, ptr, min(n, limit))), "\uFFFD")
+// valid is text that a guest wrote.
+func valid(b []byte) string { return strings.ToValidUTF8(string(b), "\uFFFD") }
+
+func (h *host) write(level slog.Level, text []byte) {
+	h.limited(&h.said, func() { h.log.Log(context.Background(), level, strings.TrimRight(valid(text), "\n")) })
 }
 
-func (h *host) write(level slog.Level, text string) {
-	h.limited(func() { h.log.Log(context.Background(), level, text) })
-}
-
-// limited runs f if the log's rate allows it.
-func (h *host) limited(f func()) {
+// limited runs f if the rate allows it.
+func (h *host) limited(r *rate, f func()) {
 	now := time.Now().Unix()
-	if now != h.second {
-		if h.suppressed > 0 {
-			h.log.Warn("module log lines suppressed", "lines", h.suppressed)
+	if now != r.second {
+		if r.suppressed > 0 {
+			h.log.Warn("module log lines suppressed", "lines", r.suppressed)
 		}
-		h.second, h.lines, h.suppressed = now, 0, 0
+		*r = rate{second: now}
 	}
-	if h.lines++; h.lines > maxLogRate {
-		h.suppressed++
+	if r.lines++; r.lines > maxLogRate {
+		r.suppressed++
 		return
 	}
 	f()
@@ -124,7 +150,7 @@ func (h *host) failure(err error, eng string, rows int, fatal bool) {
 	if fatal {
 		text = "module failed and lost its state"
 	}
-	h.limited(func() { h.log.Error(text, "engine", eng, "rows", rows, "error", err) })
+	h.limited(&h.failed, func() { h.log.Error(text, "engine", eng, "rows", rows, "error", err) })
 }
 
 func (h *host) metric(name string, v float64) {
@@ -154,18 +180,32 @@ func (h *host) functions() []engine.HostFunc {
 	levels := []slog.Level{slog.LevelDebug, slog.LevelInfo, slog.LevelWarn, slog.LevelError}
 	own := []engine.HostFunc{
 		{Name: "log", Params: types("iii"), Call: func(a []uint64) uint64 {
-			h.write(levels[min(a[0], uint64(len(levels)-1))], h.text("log", a[1], a[2], maxLogLine))
+			if b := h.memory("log", a[1], min(a[2], maxLogLine)); h.fault == nil {
+				h.write(levels[min(a[0], uint64(len(levels)-1))], b)
+			}
 			return 0
 		}},
 		{Name: "metric", Params: types("iid"), Call: func(a []uint64) uint64 {
-			h.metric(h.text("metric", a[0], a[1], maxMetricName+1), math.Float64frombits(a[2]))
+			if b := h.memory("metric", a[0], min(a[1], maxMetricName+1)); h.fault == nil {
+				h.metric(valid(b), math.Float64frombits(a[2]))
+			}
 			return 0
 		}},
 	}
 	for i := range own {
 		own[i].Module = modulePenstock
 	}
-	return append(own, h.wasi()...)
+	own = append(own, h.wasi()...)
+	for i := range own {
+		name, call := own[i].Name, own[i].Call
+		own[i].Call = func(a []uint64) uint64 {
+			if h.charge(name, callWork); h.fault != nil {
+				return 0
+			}
+			return call(a)
+		}
+	}
+	return own
 }
 
 // imports returns the host functions that the module asks for, and an error

@@ -307,7 +307,7 @@ func (im *importer) tagColumn(a guestArray, typ columnType) (arrow.Array, error)
 	defer idx.Release()
 	run := int32(-1)
 	for i, v := range arrow.Int32Traits.CastFromBytes(idx.Buffers()[1].Bytes()) {
-		if v != run {
+		if v != run || run < 0 { // before the first row, run is itself what a guest may write
 			if run++; v != run {
 				return nil, fmt.Errorf("row %d has index %d, want %d: the index is the number of the run", i, v, run)
 			}

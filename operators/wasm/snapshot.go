@@ -28,6 +28,9 @@ type stateHeader struct {
 
 const maxStateHeader = 4096
 
+// maxState bounds what a guest may call its state: each checkpoint stores it.
+const maxState = 32 << 20
+
 // Snapshot writes, behind a header that names the module, what the guest says
 // is its state. A guest that was lost to a trap has none; nor does one that
 // fails to say it, which is a failure as one on a batch is, and goes on afresh:

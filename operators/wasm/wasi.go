@@ -1,9 +1,9 @@
 package wasm
 
 import (
+	"bytes"
 	"encoding/binary"
 	"log/slog"
-	"strings"
 
 	"github.com/penstock/penstock/operators/wasm/engine"
 )
@@ -115,8 +115,8 @@ func (h *host) fdWrite(a []uint64) uint64 {
 	if fd == 2 {
 		level = slog.LevelWarn
 	}
-	if s := strings.TrimRight(strings.ToValidUTF8(string(text), "\uFFFD"), "\n"); s != "" {
-		h.write(level, s)
+	if len(bytes.TrimRight(text, "\n")) > 0 && h.fault == nil {
+		h.write(level, text)
 	}
 	return wasiOK
 }

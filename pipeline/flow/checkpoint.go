@@ -113,7 +113,16 @@ func (w *Worker) restore(ctx context.Context) error {
 		}
 		w.previous[i], w.raised[i] = s.Previous, s.Raised
 		if err := n.Op.Restore(bytes.NewReader(s.State)); err != nil {
-			return fmt.Errorf("operator %s: restore: %w", n.Name, err)
+			if n.Modules == nil {
+				return fmt.Errorf("operator %s: restore: %w", n.Name, err)
+			}
+			// A module does not keep the pipeline from starting.
+			w.o.Log.Error("the module does not take back its own state and starts afresh", "operator", n.Name, "module", n.Module.Name, "digest", short(n.Module.Digest), "error", err)
+			opened, err := n.Modules.Open(ctx, n.Module.Digest, false)
+			if err != nil {
+				return fmt.Errorf("operator %s: %w", n.Name, err)
+			}
+			w.put(i, opened)
 		}
 		w.nodeWM[i] = s.Watermark
 	}

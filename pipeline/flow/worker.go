@@ -12,6 +12,7 @@ import (
 	"github.com/apache/arrow/go/v17/arrow"
 	"github.com/apache/arrow/go/v17/arrow/array"
 
+	"github.com/penstock/penstock/internal/columns"
 	"github.com/penstock/penstock/pipeline"
 	"github.com/penstock/penstock/pipeline/journal"
 )
@@ -368,10 +369,38 @@ func (e *emitter) Emit(port string, rec arrow.Record) error {
 	}
 	named := array.NewRecord(e.tagged, rec.Columns(), rec.NumRows())
 	defer named.Release()
-	w.out++
 	start := time.Now()
-	for _, s := range out.Sinks {
-		fresh, err := s.Queue.Publish(w.ctx, e.pos, w.out, name, named)
+	err := e.publish(out.Sinks, name, named)
+	w.child += time.Since(start)
+	return err
+}
+
+// publish puts a record into the queues of sinks. One that is too large for an
+// entry goes as several, cut by its rows; a row that is too large by itself is
+// dropped and counted. How it is cut depends on the record only: a replay
+// numbers its outputs alike.
+func (e *emitter) publish(sinks []Sink, name string, rec arrow.Record) error {
+	w, n := e.w, &e.w.o.Plan.Nodes[e.node]
+	rows := int(rec.NumRows())
+	if fixed, byRow := columns.Size(rec); fixed+byRow > maxOutput {
+		if rows == 1 || fixed > maxOutput/2 {
+			w.o.Meter.Dropped(n.Name, "output_too_large", rows)
+			w.o.Log.Error("an output is too large for a queue and is dropped", "shard", w.o.Shard, "operator", n.Name, "rows", rows, "bytes", fixed+byRow, "limit", maxOutput)
+			return nil
+		}
+		for _, cut := range [][2]int{{0, rows / 2}, {rows / 2, rows}} {
+			part := rec.NewSlice(int64(cut[0]), int64(cut[1]))
+			err := e.publish(sinks, name, part)
+			part.Release()
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	w.out++
+	for _, s := range sinks {
+		fresh, err := s.Queue.Publish(w.ctx, e.pos, w.out, name, rec)
 		if err != nil {
 			return fmt.Errorf("queue of sink %s: %w", s.Name, err)
 		}
@@ -380,9 +409,11 @@ func (e *emitter) Emit(port string, rec arrow.Record) error {
 			w.o.Meter.Queued(s.Name, rows)
 		}
 	}
-	w.child += time.Since(start)
 	return nil
 }
+
+// maxOutput bounds one output, with room for what the encoding adds.
+const maxOutput = journal.MaxEntry - 1<<20
 
 func portName(node, port string) string {
 	if port == "" {

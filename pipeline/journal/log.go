@@ -193,6 +193,13 @@ func (l *Log) Last(ctx context.Context, shard int) (Entry, bool, error) {
 	return *e, true, nil
 }
 
+// MaxEntry bounds the encoded size of one entry: the server's files hold no
+// record above 32 MiB, and it would refuse a larger one for ever.
+const MaxEntry = 31 << 20
+
+// ErrTooLarge is that of an entry above MaxEntry.
+var ErrTooLarge = fmt.Errorf("the limit is %d bytes", MaxEntry)
+
 // overhead is at least what the store adds to the data of an entry: subject,
 // headers and its own record.
 const overhead = 320
@@ -213,6 +220,9 @@ func (l *Log) Append(ctx context.Context, shard int, m Meta, rec arrow.Record) (
 	msg, err := encode(&s.body, s.subject, m, rec, l.o.Alloc)
 	if err != nil {
 		return 0, err
+	}
+	if len(msg.Data) > MaxEntry {
+		return 0, fmt.Errorf("stream %s: append %d bytes: %w", l.o.Stream, len(msg.Data), ErrTooLarge)
 	}
 	size := int64(len(msg.Data)) + overhead
 	if err := l.room(ctx, size); err != nil {

@@ -70,8 +70,9 @@ type Function interface {
 }
 
 // Global is an exported global. Its value is a 64-bit slot, as those of a
-// HostFunc. It may be read after a trap too. Set is for mutable ones only, and
-// for tests: wasmer-go leaks a type each time.
+// HostFunc. It may be read after a trap too. Set is for mutable ones only, also
+// while the guest calls the host; wasmer-go leaks a type each time: it is not for
+// every call.
 type Global interface {
 	Get() uint64
 	Set(uint64)

@@ -30,7 +30,9 @@ import (
 // What an instrumented module exports besides its own.
 const (
 	// FuelGlobal is a mutable i64: the units that are left. It is written when
-	// a function calls or returns. It is below zero after a trap because of it.
+	// a function calls or returns, and read when a call is back: an imported
+	// function that sets it below zero ends the run soon. It is below zero after
+	// a trap because of it.
 	FuelGlobal = "penstock_fuel"
 	// StackGlobal is a mutable i32: the slots of the call stack that are left;
 	// it is below zero after a trap because of it, and back at StackSlots after
@@ -204,10 +206,11 @@ func (w *writer) instruction(body []byte, from, to, depth int) {
 	case 0x0f: // return
 		p.edits = append(p.edits, edit{at: from, to: to, kind: editReturn, depth: depth})
 	case 0x10, 0x11: // call, call_indirect
-		if callee, _ := index(body[from+1:]); body[from] == 0x10 && callee < w.imported {
-			break
+		// A call of the host alone takes nothing of the stack, but the host may
+		// end the run by setting the count below zero.
+		if callee, _ := index(body[from+1:]); body[from] != 0x10 || callee >= w.imported {
+			p.calls = true
 		}
-		p.calls = true
 		add(from, editSave, 0)
 		add(to, editLoad, 0)
 	case 0x40: // memory.grow

@@ -15,11 +15,14 @@ static inline uint32_t bump(uint32_t size, uint32_t align) {
 }
 
 PENSTOCK_EXPORT(penstock_abi_version) int32_t abi_version(void) { return PENSTOCK_ABI_VERSION; }
+#ifndef OWN_EXPORTS /* alloc and last_error */
 PENSTOCK_EXPORT(penstock_alloc) uint32_t alloc_(uint32_t size, uint32_t align) { return bump(size, align); }
+#endif
 PENSTOCK_EXPORT(penstock_free) void free_(uint32_t p, uint32_t size, uint32_t align) {
   if (p + size == heap) heap = p;
 }
 
+#ifndef OWN_EXPORTS
 static const char *error_text = "";
 PENSTOCK_EXPORT(penstock_last_error) int32_t last_error(penstock_buf *out) {
   uint32_t n = 0;
@@ -27,6 +30,7 @@ PENSTOCK_EXPORT(penstock_last_error) int32_t last_error(penstock_buf *out) {
   *out = (penstock_buf){(uint32_t)error_text, n};
   return 0;
 }
+#endif
 
 static inline void schema_leaf(struct ArrowSchema *s, const char *format, const char *name, int nullable) {
   *s = (struct ArrowSchema){.format = format, .name = name, .flags = nullable ? ARROW_FLAG_NULLABLE : 0};
