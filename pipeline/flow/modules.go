@@ -3,7 +3,6 @@ package flow
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -56,8 +55,6 @@ type Outcome struct {
 	Err     error // why nothing changed
 }
 
-var errNotSwappable = errors.New("has no module that could change")
-
 // control does what an entry asks, between two batches. What cannot be done is
 // the outcome's; an error ends the worker.
 func (w *Worker) control(e *journal.Entry) error {
@@ -75,7 +72,7 @@ func (w *Worker) control(e *journal.Entry) error {
 	case i < 0:
 		err = fmt.Errorf("there is no operator %q", c.Node)
 	case w.o.Plan.Nodes[i].Modules == nil:
-		err = fmt.Errorf("operator %s %w", c.Node, errNotSwappable)
+		err = fmt.Errorf("operator %s has no module that could change", c.Node)
 	case c.Action == pipeline.ControlDeploy:
 		o.Carried, o.Warmed, err = w.deploy(i, c, e.Seq, nil)
 	case c.Action == pipeline.ControlRollback:

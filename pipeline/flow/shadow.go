@@ -315,8 +315,8 @@ func (s *shadow) compare() {
 		}
 		for _, rec := range []arrow.Record{a, b} {
 			if rec != nil {
-				for c, f := range rec.Schema().Fields() {
-					s.column(f, c)
+				for _, f := range rec.Schema().Fields() {
+					s.column(f)
 				}
 			}
 		}
@@ -337,7 +337,7 @@ func of(rec arrow.Record, column string) arrow.Array {
 }
 
 // column adds column f to those that are compared: booleans and numbers.
-func (s *shadow) column(f arrow.Field, _ int) {
+func (s *shadow) column(f arrow.Field) {
 	if f.Type.ID() != arrow.BOOL && f.Type.ID() != arrow.FLOAT64 {
 		return
 	}
