@@ -93,7 +93,7 @@ func Start(ctx context.Context, o Options) (a *App, err error) {
 	begun := a // an error returns nil
 	defer func() {
 		if err != nil {
-			begun.close()
+			begun.close(restGrace)
 		}
 	}()
 	j := o.Config.Journal
@@ -209,9 +209,9 @@ func Start(ctx context.Context, o Options) (a *App, err error) {
 		a.sourcing.Wait()
 		a.finish(nil)
 	}()
-	for name, m := range a.wasm[0] {
+	for _, m := range a.wasm[0] {
 		if m.settings.Watch {
-			a.run(&a.rest, func() error { a.watch(restCtx, name, m.settings.Module, m.base); return nil })
+			a.run(&a.rest, func() error { a.watch(restCtx, m); return nil })
 		}
 	}
 	a.ready.Store(true)
@@ -292,7 +292,8 @@ func behind(end, seq uint64) uint64 {
 // run. Of the time that ctx gives, half is kept for closing.
 func (a *App) Stop(ctx context.Context) error {
 	a.ready.Store(false)
-	if end, ok := ctx.Deadline(); ok {
+	end, ok := ctx.Deadline()
+	if ok {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, time.Until(end)/2)
 		defer cancel()
@@ -313,7 +314,7 @@ func (a *App) Stop(ctx context.Context) error {
 	if ended(&a.sourcing, sourceGrace) && a.Err() == nil {
 		a.settle(ctx)
 	}
-	a.close()
+	a.close(max(restGrace, time.Until(end)))
 	return a.Err()
 }
 
@@ -339,7 +340,7 @@ func (a *App) settle(ctx context.Context) {
 	}
 }
 
-// How long parts may take to end once they are told to. What has not ended by
+// How long parts may take at least to end once they are told to. What has not ended by
 // then, such as a peer's library that does not return, is left behind: the
 // journal is as it would be after a crash, and that loses nothing.
 const (
@@ -359,11 +360,12 @@ func ended(wg *sync.WaitGroup, d time.Duration) bool {
 	}
 }
 
-// close ends everything that runs, in the order of the flow.
-func (a *App) close() {
+// close ends everything that runs, in the order of the flow. Sources and then
+// sinks and operators have grace for it.
+func (a *App) close(grace time.Duration) {
 	a.stopSources()
 	sourced := ended(&a.sourcing, sourceGrace)
-	ctx, cancel := context.WithTimeout(context.Background(), restGrace)
+	ctx, cancel := context.WithTimeout(context.Background(), grace)
 	defer cancel()
 	var closing sync.WaitGroup
 	for _, s := range a.sources {
@@ -374,7 +376,7 @@ func (a *App) close() {
 		})
 	}
 	a.stopRest()
-	if !ended(&a.rest, restGrace) {
+	if !ended(&a.rest, grace) {
 		a.o.Log.Error("a sink or operator does not end and is left behind")
 	}
 	end, _ := ctx.Deadline()

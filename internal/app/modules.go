@@ -33,6 +33,11 @@ type moduleStore struct{ dir string }
 
 func (s moduleStore) path(digest string) string { return filepath.Join(s.dir, digest+".wasm") }
 
+func (s moduleStore) has(digest string) bool {
+	_, err := os.Stat(s.path(digest))
+	return err == nil
+}
+
 // put stores a module and returns its digest.
 func (s moduleStore) put(code []byte) (digest string, err error) {
 	sum := sha256.Sum256(code)
@@ -226,7 +231,7 @@ func (a *App) Control(ctx context.Context, action, node string, code []byte) (Ch
 	a.swaps.one.Lock()
 	defer a.swaps.one.Unlock()
 	c := pipeline.Control{Action: action, Node: node}
-	if (action == pipeline.ControlDeploy || action == pipeline.ControlShadow) && len(code) == 0 {
+	if action == pipeline.ControlDeploy && len(code) == 0 {
 		return Change{}, fmt.Errorf("%s needs a module, and got an empty one", action)
 	}
 	if code != nil {

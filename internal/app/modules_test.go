@@ -15,6 +15,8 @@ import (
 
 	"github.com/penstock/penstock/operators/modules"
 	"github.com/penstock/penstock/operators/wasm"
+	"github.com/penstock/penstock/operators/wasm/oci"
+	"github.com/penstock/penstock/operators/wasm/trust"
 	"github.com/penstock/penstock/pipeline"
 )
 
@@ -288,8 +290,69 @@ func TestWatch(t *testing.T) {
 	require.Eventually(t, func() bool { return runs() == "ewma@1.0.2" }, 30*time.Second, 5*time.Millisecond)
 	write([]byte("nonsense"))
 	require.Eventually(t, func() bool {
-		return strings.Contains(b.logged(), "does not run; what ran before goes on")
+		return strings.Contains(b.logged(), "the module that came to what is watched does not run")
 	}, 30*time.Second, 5*time.Millisecond)
 	require.Equal(t, "ewma@1.0.2", runs())
 	stopApp(t, a)
+}
+
+// What comes under a watched tag runs when a trusted key signed it, and not
+// again after a restart when it was taken back.
+func TestWatchTag(t *testing.T) {
+	key, err := trust.GenerateKey()
+	require.NoError(t, err)
+	signed := func(v string) []byte {
+		code, err := trust.Sign(variant(t, version(v)), key)
+		require.NoError(t, err)
+		return code
+	}
+	folder, dir := filepath.Join(t.TempDir(), "stick"), t.TempDir()
+	push := func(code []byte) oci.Reference {
+		ref, err := oci.Parse("oci-layout:" + folder + ":stable")
+		require.NoError(t, err)
+		d, err := (&oci.Client{}).Push(t.Context(), code, ref)
+		require.NoError(t, err)
+		return ref.Pinned(d)
+	}
+	ref := push(signed("1.0.1"))
+	config := func(module, section string) string {
+		yaml := fmt.Sprintf(swapYAML, filepath.Join(dir, "data"), 1, `"20"`, recording(t, 4000), t.TempDir())
+		return strings.Replace(yaml, "module: ewma", fmt.Sprintf("module: %q, watch: true", module), 1) + section
+	}
+	section := fmt.Sprintf("modules: {trust: [%q]}\n", trust.PublicKey(key, "ops").String())
+	yaml := config(ref.String(), section)
+	a, b := startApp(t, yaml)
+	runs := func() string { return a.Modules()[0][0].Module }
+	require.Equal(t, "ewma@1.0.1", runs())
+	push(variant(t, version("1.0.2")))
+	require.Eventually(t, func() bool { return strings.Contains(b.logged(), "no key in modules.trust signed it") }, 30*time.Second, 5*time.Millisecond)
+	require.Equal(t, "ewma@1.0.1", runs())
+	push(signed("1.0.3"))
+	require.Eventually(t, func() bool { return runs() == "ewma@1.0.3" }, 30*time.Second, 5*time.Millisecond)
+	require.NoError(t, os.Rename(folder, folder+".away"))
+	require.Eventually(t, func() bool { return strings.Contains(b.logged(), "what is watched cannot be looked at") }, 30*time.Second, 5*time.Millisecond)
+	require.NoError(t, os.Rename(folder+".away", folder))
+	_, err = a.Control(t.Context(), pipeline.ControlRollback, "score", nil)
+	require.NoError(t, err)
+	stopApp(t, a)
+
+	a, b = startApp(t, yaml)
+	require.Eventually(t, func() bool { return strings.Contains(b.logged(), "was deployed before") }, 30*time.Second, 5*time.Millisecond)
+	require.Equal(t, "ewma@1.0.1", runs())
+	push(signed("1.0.4"))
+	require.Eventually(t, func() bool { return runs() == "ewma@1.0.4" }, 30*time.Second, 5*time.Millisecond)
+	stopApp(t, a)
+
+	untagged := ref
+	untagged.Tag = ""
+	for want, yaml := range map[string]string{
+		"has no tag to look at":           config(untagged.String(), section),
+		"modules.trust lists no key":      config(ref.String(), ""),
+		"ewma is no file that could chan": config("ewma", section),
+	} {
+		file := filepath.Join(t.TempDir(), "p.yaml")
+		require.NoError(t, os.WriteFile(file, []byte(yaml), 0o600))
+		_, _, err := Load(t.Context(), file)
+		require.ErrorContains(t, err, want)
+	}
 }

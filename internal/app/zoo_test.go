@@ -432,7 +432,7 @@ func TestZooDeploy(t *testing.T) {
 	for _, engine := range zooEngines() {
 		t.Run(engine, func(t *testing.T) {
 			op := strings.Replace(cage("wild", "well", file, engine, ""), "params: {mode: well}, ", "", 1)
-			a, got := zooRun(t, `"500"`, rec, []string{op}, []string{"wild"})
+			a, got := zooRun(t, `"100"`, rec, []string{op}, []string{"wild"})
 			status := func() flow.NodeStatus {
 				for _, s := range a.Modules()[0] {
 					if s.Node == "wild" {

@@ -142,6 +142,9 @@ func (c *controlClient) change(ctx context.Context, action, operator, module str
 		if code, err = wasm.Load(module); err != nil {
 			return out, err
 		}
+		if len(code) == 0 {
+			return out, fmt.Errorf("%s is empty", module)
+		}
 	}
 	return out, c.do(ctx, http.MethodPost, "/"+operator+"/"+action, code, &out)
 }

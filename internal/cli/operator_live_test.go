@@ -88,6 +88,10 @@ http: {listen: ""}
 	require.ErrorContains(t, err, "has no candidate")
 	require.Contains(t, run("deploy", "--warm", "50ms", yaml, "score", variant("2.0.1", "2")), "score runs ewma@2.0.1")
 	require.Contains(t, run("rollback", data, "score"), "score runs ewma@1.1.0")
+	empty := filepath.Join(dir, "empty.wasm")
+	require.NoError(t, os.WriteFile(empty, nil, 0o600))
+	_, err = penstockOperator("shadow", "start", yaml, "score", empty)
+	require.ErrorContains(t, err, "is empty")
 	_, err = penstockOperator("deploy", yaml, "nobody", "ewma")
 	require.ErrorContains(t, err, `no wasm operator "nobody"; there are: score`)
 }

@@ -29,7 +29,10 @@ type Config struct {
 	Module string `yaml:"module"`
 	// Watch looks at the file every few seconds, and deploys what stands there
 	// when it has changed, between two batches, as `penstock operator deploy`
-	// does. Replace the file by renaming a new one over it.
+	// does. Replace the file by renaming a new one over it. Of a reference it
+	// looks at the tag, each minute in a registry: the digest says with which
+	// module the pipeline starts, and what the tag names later is deployed when a
+	// key in modules.trust signed it.
 	Watch bool `yaml:"watch,omitempty"`
 	// Params are the module's parameters, as its manifest lists them. Those
 	// left out have the manifest's default.
@@ -156,8 +159,14 @@ func (c *Config) Validate(p *pipeline.Problems) {
 		p.Add("module", err.Error(), hint)
 		return
 	}
-	if c.Watch && (!isFile(c.Module) || IsReference(c.Module)) {
-		p.Add("watch", fmt.Sprintf("%s is no file that could change", c.Module), "take watch out, or name a .wasm file")
+	switch {
+	case !c.Watch:
+	case IsReference(c.Module) && !hasTag(c.Module):
+		p.Add("watch", fmt.Sprintf("%s has no tag to look at", c.Module), "write the tag before the @")
+	case IsReference(c.Module) && len(c.modules.Trust) == 0:
+		p.Add("watch", "nothing that comes under the tag could be deployed, since modules.trust lists no key", "list the key that signs your modules (penstock operator keygen, sign), or take watch out")
+	case !IsReference(c.Module) && !isFile(c.Module):
+		p.Add("watch", fmt.Sprintf("%s is no file that could change", c.Module), "take watch out, or name a .wasm file or a reference with a tag")
 	}
 	info, err := Inspect(wasm)
 	if err != nil {
@@ -293,6 +302,14 @@ func isFile(name string) bool {
 // layout folder, well formed or not.
 func IsReference(name string) bool {
 	return strings.HasPrefix(name, "oci:") || strings.HasPrefix(name, "oci-layout:")
+}
+
+// hasTag reports whether a well-formed reference has a tag.
+func hasTag(ref string) bool {
+	_, name, _ := strings.Cut(ref, ":")
+	name = name[strings.LastIndexAny(name, `/\`)+1:]
+	name, _, _ = strings.Cut(name, "@")
+	return strings.Contains(name, ":")
 }
 
 // load returns the module that the config names.
