@@ -59,7 +59,7 @@ func (o *Outline) Functions(instruction func(body []byte, from, to, depth int), 
 func (o *Outline) scanAll(instruction func(body []byte, from, to, depth int), done func(*scan, *Function)) error {
 	imported := o.ImportedFunctions()
 	r := reader{b: o.Code, ours: o.ours}
-	bodies := 0
+	bodies, branching := 0, int64(0)
 	if len(o.Code) > 0 {
 		bodies = r.count()
 	}
@@ -81,8 +81,12 @@ func (o *Outline) scanAll(instruction func(body []byte, from, to, depth int), do
 		if s.err != nil {
 			return refusal(fmt.Errorf("%s: %w", o.function(f.Index), s.err))
 		}
-		if joins += uint64(f.Blocks) * uint64(f.Locals); joins > maxJoins {
+		if joins += uint64(f.Blocks) * uint64(f.Locals); joins > maxJoins && !r.ours {
 			return refusal(fmt.Errorf("%s: %w", o.function(f.Index), tooMany("pairs of a block and a local up to here", joins, maxJoins)))
+		}
+		if branching += s.branches * (s.branches + loopWeight*s.loops); branching > maxBranching && !r.ours {
+			return refusal(fmt.Errorf("%s: %w", o.function(f.Index), limitError{fmt.Sprintf(
+				"with its %d branches and %d loops the module would keep a compiler busy for too long: split it into smaller functions", s.branches, s.loops)}))
 		}
 		done(&s, &f)
 	}
@@ -144,6 +148,8 @@ type scan struct {
 	stack  []byte
 	frames []frame
 	found  []string
+
+	branches, loops int64 // loops are branches too
 }
 
 func (s *scan) hazard(what string) {
@@ -441,6 +447,13 @@ func (s *scan) instruction() {
 }
 
 func (s *scan) control(c byte) {
+	switch c {
+	case 0x03:
+		s.loops++
+		s.branches++
+	case 0x02, 0x04, 0x05, 0x0c, 0x0d, 0x0e:
+		s.branches++
+	}
 	switch c {
 	case 0x00:
 		s.unreachable()

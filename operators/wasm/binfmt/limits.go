@@ -31,6 +31,12 @@ const (
 	// has to bring together at the blocks' ends. wazero takes about 2 µs for each; the large
 	// module of Go has 1.5 million.
 	maxJoins = 4_000_000
+	// The time of a compiler grows with the square of a function's branches, and
+	// with its loops times its branches: both engines take about 7 ns for each
+	// pair of branches and 12 times that for a loop and a branch, so this bounds
+	// the sum over the functions to a few seconds.
+	loopWeight   = 12
+	maxBranching = 250_000_000
 )
 
 // limitError is a module that may be sound, but is too much.
