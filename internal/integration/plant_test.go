@@ -32,8 +32,9 @@ func (l *line) publish(n int, topic string, value func(i int64) float64) error {
 	defer l.mu.Unlock()
 	type sent struct {
 		mqtt.Token
-		at point
-		v  float64
+		again func() mqtt.Token
+		at    point
+		v     float64
 	}
 	var out []sent
 	for range n {
@@ -47,14 +48,19 @@ func (l *line) publish(n int, topic string, value func(i int64) float64) error {
 			v = value(i)
 		}
 		tag := strings.Replace(to, "factory", "plant1", 1)
-		out = append(out, sent{l.client.Publish(to, 1, false, fmt.Sprintf(`{"v": %v, "t": %d}`, v, at)), point{tag, at}, v})
+		send := func() mqtt.Token { return l.client.Publish(to, 1, false, fmt.Sprintf(`{"v": %v, "t": %d}`, v, at)) }
+		out = append(out, sent{send(), send, point{tag, at}, v})
 	}
+	end := time.Now().Add(30 * time.Second)
 	for _, s := range out {
-		if !s.WaitTimeout(30 * time.Second) {
-			return errors.New("the broker acknowledges nothing")
-		}
-		if s.Error() != nil {
-			return s.Error()
+		// What is being written when the connection goes is an error of the
+		// token, though the client sends it again.
+		for ok := s.WaitTimeout(time.Until(end)); !ok || s.Error() != nil; ok = s.WaitTimeout(time.Until(end)) {
+			if !ok || time.Now().After(end) {
+				return errors.Join(errors.New("the broker acknowledges nothing"), s.Error())
+			}
+			time.Sleep(10 * time.Millisecond)
+			s.Token = s.again()
 		}
 		l.truth[s.at] = s.v
 	}
