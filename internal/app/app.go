@@ -340,9 +340,9 @@ func (a *App) settle(ctx context.Context) {
 	}
 }
 
-// How long parts may take at least to end once they are told to. What has not ended by
-// then, such as a peer's library that does not return, is left behind: the
-// journal is as it would be after a crash, and that loses nothing.
+// How long parts may take at least to end once they are told to. What has not
+// ended by then, such as a peer's library that does not return, is left behind:
+// the journal is as it would be after a crash, and that loses nothing.
 const (
 	sourceGrace = time.Second
 	restGrace   = 3 * time.Second

@@ -78,7 +78,10 @@ func (a *App) watch(ctx context.Context, m *nodeModules) {
 			log.Warn("the module under the watched tag was deployed before and does not run any more; it comes back only by `penstock operator deploy`", "digest", digest)
 			continue
 		}
-		if err = a.allowed(m, tag, code); err == nil {
+		if tag { // a file is the user's own
+			err = signed(m.settings, code)
+		}
+		if err == nil {
 			_, err = a.Control(ctx, pipeline.ControlDeploy, node, code)
 		}
 		if err != nil && ctx.Err() == nil {
@@ -87,19 +90,14 @@ func (a *App) watch(ctx context.Context, m *nodeModules) {
 	}
 }
 
-// allowed is an error for a module under a tag that no trusted key signed: who
-// may move a tag is for others to say, who may run here is not.
-func (a *App) allowed(m *nodeModules, tag bool, code []byte) error {
-	if !tag {
-		return nil // the file is the user's own
+// signed is an error for a module that is neither shipped nor signed by a
+// trusted key: who may move a tag is for others to say, who may run here is not.
+func signed(c *wasm.Config, code []byte) error {
+	trusted, err := c.Trusted(code)
+	if err == nil && !trusted {
+		err = errors.New("no key in modules.trust signed it, which is asked of a module under a watched tag")
 	}
-	switch trusted, err := m.settings.Trusted(code); {
-	case err != nil:
-		return err
-	case !trusted:
-		return errors.New("no key in modules.trust signed it, which is asked of a module under a watched tag")
-	}
-	return nil
+	return err
 }
 
 // lookAtFile looks at a file that others replace.
