@@ -21,6 +21,7 @@ test-variants:
 	CGO_ENABLED=0 $(GO) test ./operators/wasm/...
 	$(GO) vet -tags wasmtime ./operators/... ./internal/app ./internal/cli .
 	$(GO) test -tags wasmtime ./operators/wasm/... ./operators/modules
+	$(GO) test -race -tags wasmtime ./internal/app -run TestZoo
 
 test-deps:
 	tools/test-deps.sh

@@ -26,12 +26,15 @@ const beastFile = "../../operators/wasm/testdata/zoo/beast.wasm"
 // zooEngines are the engines of this build, as the config calls them for a
 // module that nobody vouches for.
 func zooEngines() []string {
-	cfg := wasm.DefaultConfig()
-	cfg.Module, cfg.Engine = beastFile, wasm.EngineWasmerUntrusted
-	if _, err := cfg.Choose(); err != nil {
-		return []string{wasm.EngineWazero}
+	out := []string{wasm.EngineWazero}
+	for _, native := range []string{wasm.EngineWasmerUntrusted, wasm.EngineWasmtime} {
+		cfg := wasm.DefaultConfig()
+		cfg.Module, cfg.Engine = beastFile, native
+		if _, err := cfg.Choose(); err == nil {
+			out = append(out, native)
+		}
 	}
-	return []string{wasm.EngineWazero, wasm.EngineWasmerUntrusted}
+	return out
 }
 
 func beastWasm(t *testing.T) []byte {
