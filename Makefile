@@ -2,7 +2,7 @@
 GO         ?= go
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: demo build test test-variants test-deps test-short lint bench bench-abi bench-kernels kernels examples kernels-check dashboards-check generate
+.PHONY: demo build test test-variants test-deps test-short lint bench bench-abi bench-component bench-kernels kernels examples kernels-check dashboards-check generate
 
 demo:
 	$(GO) run . demo
@@ -43,6 +43,12 @@ bench: bench-abi bench-kernels
 # What the Wasm boundary costs: operators/RATIONALE.md.
 bench-abi:
 	$(GO) test -run '^$$' -bench BenchmarkABI -benchtime 300ms ./operators/wasm
+
+# A component's boundary beside a module's, through the C API of the library that
+# wasmtime-go brings.
+bench-component:
+	CGO_CFLAGS="-O2 -I$$($(GO) list -m -f '{{.Dir}}' github.com/bytecodealliance/wasmtime-go/v44)/build/include" \
+		$(GO) test -tags wasmtime,component -run '^$$' -bench BenchmarkComponent -benchtime 1s ./operators/wasm
 
 bench-kernels:
 	$(MAKE) -C operators/modules bench

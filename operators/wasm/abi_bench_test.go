@@ -24,36 +24,11 @@ import (
 // operator in Go, which copies that one column; the same copies without a
 // module, what any boundary with memory of its own pays; and the record written
 // as Arrow IPC and read again, in a message of its own or in a stream that has
-// had its schema, or as JSON. over-fixed is the time beyond that of
-// one row, by the bytes beyond those of one row. A time is the median of many
-// runs of calls.
+// had its schema, or as JSON.
 func BenchmarkABI(b *testing.B) {
-	type contender struct {
-		name string
-		open func(b *testing.B) (call func(arrow.Record) error, stop func())
-	}
 	var all []contender
 	for _, engine := range engines {
-		for _, metered := range []string{MeteredNever, MeteredAlways} {
-			name := engine
-			if metered == MeteredAlways {
-				name += "-metered"
-			}
-			all = append(all, contender{name, func(b *testing.B) (func(arrow.Record) error, func()) {
-				cfg := DefaultConfig()
-				cfg.Module, cfg.Engine, cfg.Metered = testdata("empty"), engine, metered
-				if engine == EngineWasmer {
-					cfg.Engine = EngineWasmerUntrusted
-				}
-				env := pipeline.Env{Name: "op", Log: slog.New(slog.DiscardHandler), Meter: pipeline.NewMeter(), Alloc: memory.DefaultAllocator}
-				op, err := New(cfg, env)
-				require.NoError(b, err)
-				_, err = op.Open(context.Background(), pipeline.Readings)
-				require.NoError(b, err)
-				return func(rec arrow.Record) error { return op.Process(context.Background(), rec, discard{}) },
-					func() { require.NoError(b, op.Close(context.Background())) }
-			}})
-		}
+		all = append(all, moduleOn(engine, engine, MeteredNever), moduleOn(engine+"-metered", engine, MeteredAlways))
 	}
 	all = append(all,
 		contender{"native-go", func(*testing.B) (func(arrow.Record) error, func()) {
@@ -79,6 +54,37 @@ func BenchmarkABI(b *testing.B) {
 		}},
 		contender{"json", func(*testing.B) (func(arrow.Record) error, func()) { return throughJSON, func() {} }},
 	)
+	compare(b, all)
+}
+
+// contender is a boundary that a record crosses.
+type contender struct {
+	name string
+	open func(b *testing.B) (call func(arrow.Record) error, stop func())
+}
+
+// moduleOn is the operator with the module that does nothing.
+func moduleOn(name, engine, metered string) contender {
+	return contender{name, func(b *testing.B) (func(arrow.Record) error, func()) {
+		cfg := DefaultConfig()
+		cfg.Module, cfg.Engine, cfg.Metered = testdata("empty"), engine, metered
+		if engine == EngineWasmer {
+			cfg.Engine = EngineWasmerUntrusted
+		}
+		env := pipeline.Env{Name: "op", Log: slog.New(slog.DiscardHandler), Meter: pipeline.NewMeter(), Alloc: memory.DefaultAllocator}
+		op, err := New(cfg, env)
+		require.NoError(b, err)
+		_, err = op.Open(context.Background(), pipeline.Readings)
+		require.NoError(b, err)
+		return func(rec arrow.Record) error { return op.Process(context.Background(), rec, discard{}) },
+			func() { require.NoError(b, op.Close(context.Background())) }
+	}}
+}
+
+// compare measures each with batches of four sizes. over-fixed is the time beyond
+// that of one row, by the bytes beyond those of one row. A time is the median of
+// many runs of calls.
+func compare(b *testing.B, all []contender) {
 	sizes := newExporter(readingColumns())
 	for _, c := range all {
 		var ns1, bytes1 float64
@@ -217,11 +223,15 @@ type ipcStream struct {
 	r   *ipc.Reader
 }
 
-func (s *ipcStream) roundTrip(rec arrow.Record) (err error) {
+func (s *ipcStream) write(rec arrow.Record) error {
 	if s.w == nil {
 		s.w = ipc.NewWriter(s.buf, ipc.WithSchema(rec.Schema()))
 	}
-	if err = s.w.Write(rec); err != nil {
+	return s.w.Write(rec)
+}
+
+func (s *ipcStream) roundTrip(rec arrow.Record) (err error) {
+	if err = s.write(rec); err != nil {
 		return err
 	}
 	if s.r == nil {
