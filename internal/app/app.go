@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
@@ -50,8 +51,8 @@ type App struct {
 	journal  *journal.Log
 	logs     []*journal.Log
 	sources  []runningSource
-	workers  []*flow.Worker
-	wasm     []map[string]*nodeModules // by shard and operator
+	workers  []atomic.Pointer[flow.Worker] // by shard
+	wasm     []map[string]*nodeModules     // by shard and operator
 	modules  moduleStore
 	swaps    swaps
 	sinks    []*sinks.Runner
@@ -62,6 +63,9 @@ type App struct {
 	done                  chan struct{} // closed when all sources have ended or something failed
 	doneOnce              sync.Once
 	ready                 atomic.Bool
+
+	newWorker func(ctx context.Context, shard int, counted uint64) (*flow.Worker, error)
+	stuck     atomic.Bool // a worker does not come back from a module
 }
 
 type runningSource struct {
@@ -71,6 +75,17 @@ type runningSource struct {
 	ended  chan struct{}
 }
 
+// keptModules is how many modules without a user stay compiled: the way back to
+// the version before takes no time then, and none of the kilobytes that Wasmer
+// leaks whenever a module is loaded.
+const keptModules = 4
+
+func (a *App) keepModules(n int) {
+	if err := a.compiler.Keep(n); err != nil {
+		a.o.Log.Warn("a module that is not used any more cannot be freed", "error", err)
+	}
+}
+
 // Start opens the journal, restores what an earlier run left, and starts
 // sinks, workers and sources, in that order. On an error nothing keeps
 // running.
@@ -78,10 +93,13 @@ func Start(ctx context.Context, o Options) (a *App, err error) {
 	a = &App{o: o, done: make(chan struct{}), modules: moduleStore{filepath.Join(o.Config.Journal.Dir, "deployed")},
 		swaps: swaps{prepared: map[preparedKey]prepared{}}}
 	a.compiler = wasm.NewCompiler(o.Cache, o.Log)
-	release := a.compiler.Hold() // the check and all shards use the same code
+	begun := a                 // an error returns nil
+	a.keepModules(math.MaxInt) // the check and all shards use the same code
 	defer func() {
-		if err := release(); err != nil {
-			o.Log.Warn("a module that is not used any more cannot be freed", "error", err)
+		if err != nil {
+			begun.keepModules(0)
+		} else {
+			a.keepModules(keptModules)
 		}
 	}()
 	if a.graph, err = buildWith(ctx, o.Config, a.compiler); err != nil {
@@ -90,7 +108,6 @@ func Start(ctx context.Context, o Options) (a *App, err error) {
 	restCtx, stopRest := context.WithCancel(context.WithoutCancel(ctx))
 	srcCtx, stopSources := context.WithCancel(restCtx)
 	a.stopRest, a.stopSources = stopRest, stopSources
-	begun := a // an error returns nil
 	defer func() {
 		if err != nil {
 			begun.close(restGrace)
@@ -174,16 +191,21 @@ func Start(ctx context.Context, o Options) (a *App, err error) {
 		}
 		a.sinks = append(a.sinks, r)
 	}
-	for s := range j.Shards {
+	a.newWorker = func(ctx context.Context, s int, counted uint64) (*flow.Worker, error) {
 		plan, err := a.plan(ctx, s, env, queues)
 		if err != nil {
 			return nil, err
 		}
-		w, err := flow.NewWorker(ctx, flow.Options{Plan: plan, Shard: s, Journal: a.journal, State: state, Checkpoint: j.Checkpoint, Meter: o.Meter, Log: o.Log, Tap: a.tap, Done: a.swaps.told})
+		return flow.NewWorker(ctx, flow.Options{Plan: plan, Shard: s, Journal: a.journal, State: state, Checkpoint: j.Checkpoint, Meter: o.Meter, Log: o.Log, Tap: a.tap,
+			Done: a.swaps.told, Counted: counted, Stuck: func(s int, why error) { go a.replace(restCtx, s, why) }})
+	}
+	a.workers = make([]atomic.Pointer[flow.Worker], j.Shards)
+	for s := range j.Shards {
+		w, err := a.newWorker(ctx, s, 0)
 		if err != nil {
 			return nil, err
 		}
-		a.workers = append(a.workers, w)
+		a.workers[s].Store(w)
 	}
 	for _, c := range o.Config.Sources {
 		s, err := newSource(c.Settings, env(c.Name))
@@ -196,7 +218,8 @@ func Start(ctx context.Context, o Options) (a *App, err error) {
 	for _, r := range a.sinks {
 		a.run(&a.rest, func() error { return r.Run(restCtx) })
 	}
-	for _, w := range a.workers {
+	for s := range a.workers {
+		w := a.workers[s].Load()
 		a.run(&a.rest, func() error { return w.Run(restCtx) })
 	}
 	for i := range a.sources {
@@ -227,6 +250,26 @@ func (a *App) run(wg *sync.WaitGroup, f func() error) {
 			a.finish(err)
 		}
 	}()
+}
+
+// replace puts a new worker in the place of one whose goroutine does not come back
+// from a module. It goes on from the newest checkpoint, as after a restart; the
+// journal says which call not to make again.
+func (a *App) replace(ctx context.Context, shard int, why error) {
+	if ctx.Err() != nil {
+		return
+	}
+	a.stuck.Store(true)
+	a.o.Log.Error("a worker is replaced; the thread that is in the module keeps a core busy until the process ends", "shard", shard, "error", why)
+	old := a.workers[shard].Load()
+	old.Leave()
+	w, err := a.newWorker(ctx, shard, old.Seq())
+	if err != nil {
+		a.finish(errors.Join(why, err))
+		return
+	}
+	a.workers[shard].Store(w)
+	a.run(&a.rest, func() error { return w.Run(ctx) })
 }
 
 func (a *App) finish(err error) {
@@ -265,7 +308,8 @@ func (a *App) Ready() (ok bool, missing []string) {
 // Backlog returns how many journal entries await the flow, and how many
 // entries await each sink.
 func (a *App) Backlog() (flow uint64, bySink map[string]uint64) {
-	for i, w := range a.workers {
+	for i := range a.workers {
+		w := a.workers[i].Load()
 		flow += behind(a.journal.End(i), w.Seq())
 	}
 	bySink = map[string]uint64{}
@@ -314,7 +358,11 @@ func (a *App) Stop(ctx context.Context) error {
 	if ended(&a.sourcing, sourceGrace) && a.Err() == nil {
 		a.settle(ctx)
 	}
-	a.close(max(restGrace, time.Until(end)))
+	grace := max(restGrace, time.Until(end))
+	if a.stuck.Load() {
+		grace = restGrace // one does not end
+	}
+	a.close(grace)
 	return a.Err()
 }
 
@@ -392,6 +440,7 @@ func (a *App) close(grace time.Duration) {
 	if a.server != nil {
 		a.server.Stop()
 	}
+	a.keepModules(0)
 }
 
 func (a *App) tap(node string, rec arrow.Record) {

@@ -120,7 +120,9 @@ func (a *App) plan(ctx context.Context, shard int, env func(string) pipeline.Env
 		}
 	}
 	index := map[string]int{}
-	a.wasm = append(a.wasm, map[string]*nodeModules{})
+	if len(a.wasm) == shard { // else a worker is replaced
+		a.wasm = append(a.wasm, map[string]*nodeModules{})
+	}
 	for _, n := range a.graph.Nodes {
 		if n.Kind == graph.Source || n.Kind == graph.Sink {
 			continue
@@ -139,8 +141,12 @@ func (a *App) plan(ctx context.Context, shard int, env func(string) pipeline.Env
 		if m, ok := op.(*wasm.Operator); ok {
 			last.Module.Name, last.Module.Engine = m.Module()
 			last.Module.Digest, last.Base = m.Digest(), m.Digest()
-			nm := &nodeModules{a: a, shard: shard, node: n, settings: settings[n.Name].(*wasm.Config), base: last.Base, env: env(n.Name)}
-			last.Modules, a.wasm[shard][n.Name] = nm, nm
+			nm := a.wasm[shard][n.Name]
+			if nm == nil {
+				nm = &nodeModules{a: a, shard: shard, node: n, settings: settings[n.Name].(*wasm.Config), base: last.Base, env: env(n.Name)}
+				a.wasm[shard][n.Name] = nm
+			}
+			last.Modules = nm
 			if shard == 0 { // the other shards choose alike
 				a.o.Log.Info("engine chosen", "component", n.Name, "module", last.Module.Name, "engine", last.Module.Engine, "reason", m.Choice().Reason)
 			}

@@ -320,7 +320,11 @@ func (a *App) prepare(ctx context.Context, c pipeline.Control) (from []uint64, e
 			end, back := a.journal.End(shard), warmEntries*uint64(len(a.wasm))
 			from[shard] = max(end, back) - back + 1
 			p.warm = flow.NewWarmUp(op, sources, from[shard])
-			if err := p.warm.To(ctx, a.journal, shard, end+1); err != nil {
+			err, left := op.Guarded(func() error { return p.warm.To(ctx, a.journal, shard, end+1) })
+			if left {
+				err = op.Abandon(err)
+			}
+			if err != nil {
 				return nil, errors.Join(fmt.Errorf("operator %s: the module fails on what the journal has: %w", c.Node, err), op.Close(ctx))
 			}
 		}
@@ -333,7 +337,7 @@ func (a *App) prepare(ctx context.Context, c pipeline.Control) (from []uint64, e
 
 // running returns the digest of what runs in an operator of a shard.
 func (a *App) running(node string, shard int) string {
-	for _, s := range a.workers[shard].Status() {
+	for _, s := range a.workers[shard].Load().Status() {
 		if s.Node == node {
 			return s.Digest
 		}
@@ -343,7 +347,7 @@ func (a *App) running(node string, shard int) string {
 
 // wanted returns the digest of the module that c puts to work in a shard.
 func (a *App) wanted(c pipeline.Control, shard int) string {
-	for _, s := range a.workers[shard].Status() {
+	for _, s := range a.workers[shard].Load().Status() {
 		switch {
 		case s.Node != c.Node:
 		case c.Action == pipeline.ControlRollback:
@@ -358,8 +362,8 @@ func (a *App) wanted(c pipeline.Control, shard int) string {
 // Modules returns what runs in the operators that have modules, by shard.
 func (a *App) Modules() [][]flow.NodeStatus {
 	var out [][]flow.NodeStatus
-	for _, w := range a.workers {
-		out = append(out, w.Status())
+	for s := range a.workers {
+		out = append(out, a.workers[s].Load().Status())
 	}
 	return out
 }

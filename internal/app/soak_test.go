@@ -97,7 +97,9 @@ func TestSoakSwaps(t *testing.T) {
 	one, two := variant(t, version("1.0.1")), variant(t, version("1.0.2"))
 	var longest time.Duration
 	done, before := 0, 0
+	start, each := time.Now(), time.Duration(seconds)*time.Second*9/10/time.Duration(cycles)
 	for ; done < cycles; done++ {
+		time.Sleep(time.Until(start.Add(time.Duration(done) * each)))
 		code := one
 		if done%2 == 1 {
 			code = two

@@ -138,8 +138,8 @@ func lookAtTag(client *oci.Client, ref oci.Reference) look {
 
 // runs reports whether every shard runs that module in node.
 func (a *App) runs(node, digest string) bool {
-	for _, w := range a.workers {
-		for _, s := range w.Status() {
+	for shard := range a.workers {
+		for _, s := range a.workers[shard].Load().Status() {
 			if s.Node == node && s.Digest != digest {
 				return false
 			}

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"sync"
 
 	"golang.org/x/sys/cpu"
@@ -24,7 +25,8 @@ type Compiler struct {
 
 	mu      sync.Mutex
 	modules map[moduleKey]*compiledModule
-	held    int
+	idle    []moduleKey // of modules without users, the one used last at the end
+	keep    int         // how many of these
 	counts  CompilerCounts
 }
 
@@ -70,22 +72,14 @@ func (c *Compiler) Counts() CompilerCounts {
 	return c.counts
 }
 
-// Hold keeps modules that no operator uses for the time being, until release
-// is called: between the check of a pipeline and its start, for one.
-func (c *Compiler) Hold() (release func() error) {
+// Keep keeps up to n modules that no operator uses, those that were used last:
+// between the check of a pipeline and its start, or for the way back to a
+// version that ran before. Keep(0) frees them, and is how a compiler begins.
+func (c *Compiler) Keep(n int) error {
 	c.mu.Lock()
-	c.held++
-	c.mu.Unlock()
-	return sync.OnceValue(func() error {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		c.held--
-		var errs []error
-		for key, m := range c.modules {
-			errs = append(errs, c.drop(key, m))
-		}
-		return errors.Join(errs...)
-	})
+	defer c.mu.Unlock()
+	c.keep = n
+	return c.trim()
 }
 
 // Compile returns the module for one operator, compiled by the engine of that
@@ -99,6 +93,7 @@ func (c *Compiler) Compile(name string, code []byte) (engine.Module, error) {
 		c.modules[key] = m
 	} else {
 		c.counts.Shared++
+		c.idle = slices.DeleteFunc(c.idle, func(k moduleKey) bool { return k == key })
 	}
 	m.users++
 	c.mu.Unlock()
@@ -116,24 +111,43 @@ func (c *Compiler) Compile(name string, code []byte) (engine.Module, error) {
 	return back, nil
 }
 
-// drop frees what nobody uses. The mutex is held.
+// drop takes back what one operator used. The mutex is held.
 func (c *Compiler) drop(key moduleKey, m *compiledModule) error {
-	if m.users > 0 || c.held > 0 && m.err == nil {
+	switch {
+	case m.users > 0:
 		return nil
+	case m.err != nil:
+		return c.free(key, m)
 	}
+	c.idle = append(c.idle, key)
+	return c.trim()
+}
+
+// trim frees the oldest of the idle modules that are too many. The mutex is held.
+func (c *Compiler) trim() error {
+	var errs []error
+	for len(c.idle) > c.keep {
+		key := c.idle[0]
+		c.idle = slices.Delete(c.idle, 0, 1)
+		errs = append(errs, c.free(key, c.modules[key]))
+	}
+	return errors.Join(errs...)
+}
+
+func (c *Compiler) free(key moduleKey, m *compiledModule) error {
 	if c.modules[key] == m {
 		delete(c.modules, key)
 	}
-	var err error
+	var errs []error
 	if m.mod != nil {
-		err = m.mod.Close()
+		errs = append(errs, m.mod.Close())
 		m.mod = nil
 	}
 	if m.eng != nil {
-		err = errors.Join(err, m.eng.Close())
+		errs = append(errs, m.eng.Close())
 		m.eng = nil
 	}
-	return err
+	return errors.Join(errs...)
 }
 
 func (c *Compiler) make(m *compiledModule, key moduleKey, code []byte) {

@@ -75,14 +75,22 @@ func TestCompilerShares(t *testing.T) {
 		require.NoError(t, b.Close())
 		require.Empty(t, c.modules)
 
-		release := c.Hold()
+		require.NoError(t, c.Keep(1))
 		a, err = c.Compile(engine, code)
 		require.NoError(t, err)
 		require.NoError(t, a.Close())
 		b, err = c.Compile(engine, code)
 		require.NoError(t, err)
 		require.Equal(t, CompilerCounts{Compiled: 2, Shared: 2}, c.Counts())
-		require.NoError(t, release())
+		other, err := c.Compile(engine, codeOf(t, "cusum"))
+		require.NoError(t, err)
+		require.NoError(t, other.Close())
+		require.NoError(t, b.Close()) // used last: other goes
+		require.Len(t, c.modules, 1)
+		b, err = c.Compile(engine, code)
+		require.NoError(t, err)
+		require.Equal(t, CompilerCounts{Compiled: 3, Shared: 3}, c.Counts())
+		require.NoError(t, c.Keep(0))
 		abiOf(t, b)
 		require.NoError(t, b.Close())
 		require.Empty(t, c.modules)
@@ -97,7 +105,7 @@ func TestCompilerShares(t *testing.T) {
 func TestSharedModuleConcurrently(t *testing.T) {
 	forEngines(t, func(t *testing.T, engine string) {
 		c := NewCompiler("", quietLog)
-		release := c.Hold()
+		require.NoError(t, c.Keep(1))
 		want := map[int][]byte{}
 		var mu sync.Mutex
 		var wg sync.WaitGroup
@@ -119,7 +127,7 @@ func TestSharedModuleConcurrently(t *testing.T) {
 		}
 		wg.Wait()
 		require.Equal(t, 1, c.Counts().Compiled)
-		require.NoError(t, release())
+		require.NoError(t, c.Keep(0))
 		require.Empty(t, c.modules)
 	})
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/penstock/penstock/operators/modules"
 	"github.com/penstock/penstock/operators/wasm/binfmt"
@@ -53,14 +54,22 @@ type Config struct {
 	Memory pipeline.ByteSize `yaml:"memory"`
 	// Metered says whether the module counts its work and is stopped beyond
 	// fuel: always, never, or auto, which is never for modules that ship with
-	// Penstock and always for all others. A module that is not metered can run
-	// forever; one that is runs slower by 5 to 15 %.
+	// Penstock or that a key in modules.trust signed, unless they run on wazero,
+	// and always for all others. One that is metered runs slower by 5 to 15 %; one
+	// that is not can be ended by deadline only, and on wazero not even by that.
 	Metered string `yaml:"metered"`
 	// Fuel bounds what one call may do, in instructions of the module; what it
 	// makes the host do may be as much again, a call of the host counting as
 	// 1000 and each byte that the host reads or writes as 1. A call beyond it is
 	// stopped at the same instruction each time, on every engine.
 	Fuel Fuel `yaml:"fuel"`
+	// Deadline is the last resort: a call that takes longer, by the clock, is the
+	// last one of the module, which goes into quarantine. What is metered is
+	// stopped by its fuel long before, at the same instruction each time; the
+	// clock is for what is not. A module that has not come back five seconds later
+	// can only be left behind with the process: `penstock run` starts itself anew
+	// and goes on with the batch after. 1s to 1h, or 0s for never.
+	Deadline time.Duration `yaml:"deadline"`
 	// MaxOutputRows bounds what a module that makes rows of its own may make
 	// in one call, 1 to 16777216.
 	MaxOutputRows int `yaml:"max_output_rows"`
@@ -114,7 +123,7 @@ const (
 
 // DefaultConfig is a Config where the YAML is silent.
 func DefaultConfig() Config {
-	return Config{Engine: EngineAuto, Memory: 64 << 20, OnError: OnErrorPass, Metered: MeteredAuto, Fuel: Fuel{PerCall: 500_000_000, PerRow: 100_000},
+	return Config{Engine: EngineAuto, Memory: 64 << 20, OnError: OnErrorPass, Metered: MeteredAuto, Fuel: Fuel{PerCall: 500_000_000, PerRow: 100_000}, Deadline: 30 * time.Second,
 		MaxOutputRows: 1 << 20, MaxOutputBytes: 64 << 20, QuarantineAfter: 10}
 }
 
@@ -128,6 +137,9 @@ func (c *Config) Validate(p *pipeline.Problems) {
 	}
 	if c.Fuel.PerRow < 0 || c.Fuel.PerRow > maxFuelRow {
 		p.Add("fuel.per_row", fmt.Sprintf("%d is out of range", c.Fuel.PerRow), "write 0 to 1000000000; 100000 suits most modules")
+	}
+	if c.Deadline != 0 && (c.Deadline < time.Second || c.Deadline > time.Hour) {
+		p.Add("deadline", fmt.Sprintf("%v is out of range", c.Deadline), "write 1s to 1h, or 0s for never; 30s suits most modules")
 	}
 	if c.MaxOutputRows < 1 || c.MaxOutputRows > maxRows {
 		p.Add("max_output_rows", fmt.Sprintf("%d is out of range", c.MaxOutputRows), fmt.Sprintf("write 1 to %d", maxRows))

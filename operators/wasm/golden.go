@@ -181,11 +181,7 @@ var verdicts sync.Map
 // checkGolden runs the module's vectors, each in an instance of its own, with
 // the vectors' parameters and not the operator's.
 func (op *Operator) checkGolden() error {
-	if len(op.info.Manifest.Golden) == 0 {
-		return nil
-	}
-	key := verdictKey{digest: op.info.Digest, engine: op.choice.Engine, memory: op.cfg.Memory, metered: metered(&op.cfg, op.choice.Trust.Trusted())}
-	v, _ := verdicts.LoadOrStore(key, &verdict{})
+	v, _ := verdicts.LoadOrStore(op.verdictKey(), &verdict{})
 	out := v.(*verdict)
 	out.once.Do(func() {
 		for i := range op.info.Manifest.Golden {
@@ -195,6 +191,17 @@ func (op *Operator) checkGolden() error {
 		}
 	})
 	return out.err
+}
+
+func (op *Operator) verdictKey() verdictKey {
+	return verdictKey{digest: op.info.Digest, engine: op.choice.Engine, memory: op.cfg.Memory, metered: op.cfg.meters(op.choice)}
+}
+
+// condemn lets nobody open the module again: it did not come back from that.
+func (op *Operator) condemn(err error) {
+	v := &verdict{err: err}
+	v.once.Do(func() {})
+	verdicts.Store(op.verdictKey(), v)
 }
 
 func (op *Operator) tryVector(g *Golden) error {

@@ -26,6 +26,7 @@ const (
 type guestError struct {
 	reason string
 	fatal  bool
+	call   string // that took too long, else empty
 	err    error
 }
 
@@ -106,16 +107,21 @@ type guest struct {
 
 	arena, size uint32
 	limit       uint64 // of the arena: the memory's
+	clock       *deadline
 }
 
 // newGuest makes an instance and runs _initialize.
-func newGuest(mod engine.Module, imports []engine.HostFunc, h *host, limit uint64, fuel Fuel) (*guest, error) {
+func newGuest(mod engine.Module, imports []engine.HostFunc, h *host, limit uint64, fuel Fuel, clock *deadline) (*guest, error) {
 	h.inst, h.fault, h.kill, h.work = nil, nil, nil, math.MaxInt64
+	clock.begin("start function") // unless metering makes a function of its own of it
 	inst, err := mod.Instantiate(imports)
+	if late := clock.end(); late != nil && err == nil {
+		return nil, errors.Join(late, inst.Close())
+	}
 	if err != nil {
 		return nil, &guestError{reason: reasonTrap, fatal: true, err: err}
 	}
-	g := &guest{inst: inst, host: h, limit: limit, fuel: fuel,
+	g := &guest{inst: inst, host: h, limit: limit, fuel: fuel, clock: clock,
 		refuel: inst.Function(meter.RefuelFunction), left: inst.Global(meter.FuelGlobal), depth: inst.Global(meter.StackGlobal)}
 	for name, f := range map[string]*engine.Function{"alloc": &g.alloc, "free": &g.free, "open": &g.open, "bind": &g.bind, "process": &g.process,
 		"advance": &g.advance, "snapshot": &g.snapshot, "restore": &g.restore, "last_error": &g.lastError} {
@@ -173,7 +179,12 @@ func (g *guest) call(name string, f engine.Function, args ...uint64) (uint64, er
 			return 0, &guestError{reason: reasonTrap, fatal: true, err: fmt.Errorf("%s: %w", meter.RefuelFunction, err)}
 		}
 	}
+	g.clock.begin(name)
 	v, err := f.Call(args...)
+	if late := g.clock.end(); late != nil {
+		g.mem = nil
+		return 0, late
+	}
 	reason := reasonTrap
 	switch {
 	case g.host.fault != nil:

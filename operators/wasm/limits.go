@@ -10,13 +10,15 @@ const MaxModuleSize = binfmt.MaxModuleSize
 // PageSize is the unit of guest memory.
 const PageSize = binfmt.PageSize
 
-// metered decides whether a module counts its work: one that is neither shipped
-// nor signed by a trusted key does, unless the settings say otherwise.
-func metered(cfg *Config, trusted bool) bool {
-	if cfg.Metered != MeteredAuto {
-		return cfg.Metered == MeteredAlways
+// meters decides whether a module counts its work: one that is neither shipped
+// nor signed by a trusted key does, unless the settings say otherwise, and so do
+// all on wazero. Its code runs on the threads of Go, whose collector waits for a
+// call to come back: a clock would stand still.
+func (c *Config) meters(choice Choice) bool {
+	if c.Metered != MeteredAuto {
+		return c.Metered == MeteredAlways
 	}
-	return !trusted
+	return !choice.Trust.Trusted() || choice.Engine == EngineWazero
 }
 
 // FuelUsed returns what the last call into the module used, an upper bound of

@@ -19,6 +19,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/penstock/penstock/operators/modules"
+	"github.com/penstock/penstock/operators/wasm/trust"
 	"github.com/penstock/penstock/pipeline"
 )
 
@@ -295,24 +296,26 @@ func TestWhoIsMetered(t *testing.T) {
 	changed, err := Pack(code, info.Manifest)
 	require.NoError(t, err)
 	changed = append(changed, 0, 2, 1, 'x') // the same name, other bytes
-	trusted := func(cfg Config, code []byte) bool {
-		ok, err := cfg.Trusted(code)
-		require.NoError(t, err)
-		return ok
-	}
 	for _, c := range []struct {
-		setting      string
-		ours, theirs bool
-	}{{MeteredAuto, false, true}, {MeteredAlways, true, true}, {MeteredNever, false, false}} {
+		setting              string
+		ours, theirs, wazero bool
+	}{{MeteredAuto, false, true, true}, {MeteredAlways, true, true, true}, {MeteredNever, false, false, false}} {
 		cfg := Config{Metered: c.setting}
-		require.Equal(t, c.ours, metered(&cfg, trusted(cfg, code)), c.setting)
-		require.Equal(t, c.theirs, metered(&cfg, trusted(cfg, changed)), c.setting)
+		meters := func(code []byte, engine string) bool {
+			st, err := trust.Check(code, nil)
+			require.NoError(t, err)
+			return cfg.meters(Choice{Engine: engine, Trust: st})
+		}
+		require.Equal(t, c.ours, meters(code, EngineWasmer), c.setting)
+		require.Equal(t, c.theirs, meters(changed, EngineWasmer), c.setting)
+		require.Equal(t, c.wazero, meters(code, EngineWazero), c.setting)
 	}
 }
 
 func TestLimitSettings(t *testing.T) {
 	for path, set := range map[string]func(*Config){
 		"metered":          func(c *Config) { c.Metered = "alway" },
+		"deadline":         func(c *Config) { c.Deadline = time.Millisecond },
 		"fuel.per_call":    func(c *Config) { c.Fuel.PerCall = 9999 },
 		"fuel.per_row":     func(c *Config) { c.Fuel.PerRow = -1 },
 		"max_output_rows":  func(c *Config) { c.MaxOutputRows = 0 },

@@ -32,10 +32,15 @@ type Operator struct {
 	lost   *prometheus.CounterVec // rows
 	quarantine
 
+	deadline *deadline
+
 	choice   Choice
 	compiler *Compiler
 	mod      engine.Module
 	guest    *guest // nil after a fatal failure, until the next batch
+	// abandoned says that another goroutine is in a guest, and may not come back
+	// from it: Close leaves the module.
+	abandoned bool
 
 	out  *arrow.Schema
 	ins  []Column // the manifest's, nullable as the input is
@@ -66,7 +71,7 @@ func newFrom(wasm []byte, cfg Config, env pipeline.Env, compiler *Compiler) (*Op
 	if err != nil {
 		return nil, fmt.Errorf("module %s: %w", cfg.Module, err)
 	}
-	op := &Operator{cfg: cfg, env: env, info: info, compiler: compiler, quarantine: quarantine{after: cfg.QuarantineAfter}}
+	op := &Operator{cfg: cfg, env: env, info: info, compiler: compiler, quarantine: quarantine{after: cfg.QuarantineAfter}, deadline: &deadline{after: cfg.Deadline}}
 	if op.params, err = info.Manifest.values(cfg.Params); err != nil {
 		return nil, err
 	}
@@ -76,7 +81,7 @@ func newFrom(wasm []byte, cfg Config, env pipeline.Env, compiler *Compiler) (*Op
 	if op.choice, err = cfg.choose(wasm, &info); err != nil {
 		return nil, err
 	}
-	if metered(&cfg, op.choice.Trust.Trusted()) {
+	if cfg.meters(op.choice) {
 		if op.code, err = meter.Instrument(op.code); err != nil {
 			return nil, fmt.Errorf("module %s: %w", cfg.Module, err)
 		}
@@ -114,22 +119,39 @@ func (op *Operator) Choice() Choice { return op.choice }
 func (op *Operator) Digest() string { return op.info.Digest }
 
 // Open compiles the module, runs its golden vectors, starts it and binds it to
-// its input.
+// its input. A module that does not come back from that within its deadline is
+// an error, and goes on with a core of its own until the process ends: it cannot
+// be opened again.
 func (op *Operator) Open(_ context.Context, in *arrow.Schema) (*arrow.Schema, error) {
 	if err := op.bindSchemas(in); err != nil {
 		return nil, err
 	}
 	var err error
 	if op.mod, err = op.compiler.Compile(op.choice.Engine, op.code); err != nil {
-		return nil, fmt.Errorf("module %s: %w", op.cfg.Module, err)
+		return nil, op.named(err)
 	}
-	if err := op.checkGolden(); err != nil {
+	op.deadline.watch()
+	err, left := op.Guarded(func() error {
+		if err := op.checkGolden(); err != nil {
+			return err
+		}
+		return op.named(op.instantiate())
+	})
+	if left {
+		err = op.Abandon(op.named(err))
+	}
+	if err != nil {
 		return nil, err
 	}
-	if err := op.instantiate(); err != nil {
-		return nil, fmt.Errorf("module %s: %w", op.cfg.Module, err)
-	}
 	return op.out, nil
+}
+
+// named puts the module's name before an error.
+func (op *Operator) named(err error) error {
+	if err != nil {
+		err = fmt.Errorf("module %s: %w", op.cfg.Module, err)
+	}
+	return err
 }
 
 // bindSchemas finds the input columns and makes the output schema.
@@ -192,7 +214,7 @@ func fieldNames(s *arrow.Schema) string {
 
 // instantiate makes a fresh guest, opened and bound.
 func (op *Operator) instantiate() error {
-	g, err := newGuest(op.mod, op.funcs, op.host, uint64(op.cfg.Memory), op.cfg.Fuel)
+	g, err := newGuest(op.mod, op.funcs, op.host, uint64(op.cfg.Memory), op.cfg.Fuel, op.deadline)
 	if err != nil {
 		return err
 	}
@@ -220,7 +242,11 @@ func (op *Operator) Process(_ context.Context, in arrow.Record, out pipeline.Emi
 	if err != nil {
 		return pipeline.Permanent(err)
 	}
-	made, n, err := op.run(need, rows)
+	var made []arrow.Array
+	var n int64
+	if err = op.givenUp("penstock_process"); err == nil {
+		made, n, err = op.run(need, rows)
+	}
 	if err != nil {
 		if err := op.failed(err, callProcess, rows); err != nil {
 			return err
@@ -304,11 +330,13 @@ func (op *Operator) failed(err error, call, rows int) error {
 		op.lost.WithLabelValues(op.env.Name, ge.reason).Add(float64(rows))
 		return pipeline.Permanent(fmt.Errorf("module %s: %w", module, err))
 	}
-	if !op.count(call) {
+	if ge.reason == reasonDeadline { // each time costs a restart
+		op.set(true, fmt.Sprintf("%s took longer than %v", ge.call, op.deadline.after))
+	} else if !op.count(call) {
 		return nil
 	}
 	op.host.log.Error("module in quarantine: it is not called any more, its batches go by on_error; mend or replace it, a change of its settings ends this",
-		"failures", op.after, "digest", op.info.Digest, "error", err)
+		"failures", op.failures[call], "digest", op.info.Digest, "error", err)
 	if err := op.drop(); err != nil {
 		return pipeline.Permanent(err)
 	}
@@ -347,7 +375,12 @@ func (op *Operator) Advance(_ context.Context, watermark arrow.Timestamp, out pi
 	if op.info.Manifest.Kind != KindEmit || op.quarantined {
 		return nil
 	}
-	made, n, err := op.advance(int64(watermark))
+	var made []arrow.Array
+	var n int64
+	err := op.givenUp("penstock_advance")
+	if err == nil {
+		made, n, err = op.advance(int64(watermark))
+	}
 	if err != nil {
 		return op.failed(err, callAdvance, 0)
 	}
@@ -375,6 +408,10 @@ func (op *Operator) advance(watermark int64) ([]arrow.Array, int64, error) {
 
 // Close frees the guest and gives the module back.
 func (op *Operator) Close(context.Context) error {
+	op.deadline.close()
+	if op.abandoned {
+		return nil
+	}
 	errs := []error{op.drop()}
 	if op.mod != nil {
 		errs = append(errs, op.mod.Close())

@@ -80,7 +80,7 @@ func (p *Probe) Another(params map[string]any) (*Probe, error) {
 // operator but the code.
 func (op *Operator) probe(params []paramValue, seed uint64) (*Probe, error) {
 	env := quiet("probe")
-	c := &Operator{cfg: op.cfg, env: env, info: op.info, choice: op.choice, code: op.code, params: params, mod: op.mod}
+	c := &Operator{cfg: op.cfg, env: env, info: op.info, choice: op.choice, code: op.code, params: params, mod: op.mod, deadline: op.deadline}
 	c.cfg.Prefix, c.cfg.OnError, c.cfg.Seed = probePrefix, OnErrorStop, seed
 	module, _ := op.Module()
 	o, err := binfmt.ParseRewritten(op.code)

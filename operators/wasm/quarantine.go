@@ -23,6 +23,7 @@ type quarantine struct {
 	after       int // 0 is never
 	failures    [numCalls]int
 	quarantined bool
+	why         string // it was put there, by this process
 	gauge       prometheus.Gauge
 }
 
@@ -43,12 +44,12 @@ func (q *quarantine) count(call int) bool {
 	if q.after == 0 || q.failures[call] < q.after {
 		return false
 	}
-	q.set(true)
+	q.set(true, "it failed too often")
 	return true
 }
 
-func (q *quarantine) set(on bool) {
-	q.quarantined = on
+func (q *quarantine) set(on bool, why string) {
+	q.quarantined, q.why = on, why
 	v := 0.0
 	if on {
 		v = 1
@@ -56,6 +57,9 @@ func (q *quarantine) set(on bool) {
 	q.gauge.Set(v)
 }
 
-// Quarantined says whether the module failed so often in a row that it is not
-// called any more. It may be called from the goroutine of the operator only.
+// Quarantined says whether the module failed so often in a row, or took so long,
+// that it is not called any more; QuarantinedFor says for what. They may be called
+// from the goroutine of the operator only.
 func (op *Operator) Quarantined() bool { return op.quarantined }
+
+func (op *Operator) QuarantinedFor() string { return op.why }

@@ -62,7 +62,15 @@ func (op *Operator) state() ([]byte, error) {
 	if op.guest == nil {
 		return nil, nil
 	}
-	state, err := op.guest.state()
+	var state []byte
+	err := op.givenUp("penstock_snapshot")
+	if err == nil {
+		g, left := op.guest, false
+		if err, left = op.Guarded(func() (err error) { state, err = g.state(); return err }); left {
+			state = nil
+			err = errors.Join(err, op.leave())
+		}
+	}
 	if err == nil {
 		op.failures[callSnapshot] = 0
 		return state, nil
@@ -88,7 +96,12 @@ func (op *Operator) Restore(r io.Reader) error {
 	}
 	op.host.watermark = h.Watermark
 	if h.Size >= 0 {
-		if err := op.guest.restoreFrom(state); err != nil {
+		g := op.guest
+		err, left := op.Guarded(func() error { return g.restoreFrom(state) })
+		if left {
+			err = errors.Join(err, op.leave())
+		}
+		if err != nil {
 			return fmt.Errorf("state of module %s: %w", m.Name, err)
 		}
 	}
@@ -97,7 +110,7 @@ func (op *Operator) Restore(r io.Reader) error {
 		return nil // what the other module has failed at is not held against this one
 	}
 	op.failures = h.Failures
-	op.set(h.Quarantined)
+	op.set(h.Quarantined, "it failed before")
 	if h.Quarantined {
 		op.host.log.Error("module still in quarantine: it is not called any more; mend or replace it, a change of its settings ends this", "digest", op.info.Digest)
 		return op.drop()

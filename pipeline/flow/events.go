@@ -83,7 +83,7 @@ func (w *Worker) relieve() error {
 		bad, at := n.Module, w.eventTime()
 		sum := sha256.Sum256(fmt.Appendf(nil, "%s %s %s %d %d", quarantineRule, n.Name, bad.Digest, w.o.Shard, w.at))
 		w.raised[i] = raised{ID: hex.EncodeToString(sum[:8]), Time: at}
-		message := fmt.Sprintf("operator %s: module %s (%s) failed too often and is not called any more", n.Name, bad.Name, short(bad.Digest))
+		message := fmt.Sprintf("operator %s: module %s (%s) is not called any more: %s", n.Name, bad.Name, short(bad.Digest), q.QuarantinedFor())
 		if w.previous[i].Digest != "" {
 			if carried, err := w.rollback(i); err != nil {
 				message += fmt.Sprintf("; the one before (%s) cannot come back: %v", short(w.previous[i].Digest), err)

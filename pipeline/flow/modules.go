@@ -37,7 +37,10 @@ type Opened struct {
 }
 
 // Quarantined is an operator that may have given up on its module.
-type Quarantined interface{ Quarantined() bool }
+type Quarantined interface {
+	Quarantined() bool
+	QuarantinedFor() string // why
+}
 
 // before is the module that a node ran before, with the state it then had.
 type before struct {
@@ -207,6 +210,7 @@ func (w *Worker) put(i int, o Opened) {
 	n := &w.o.Plan.Nodes[i]
 	old := n.Op
 	n.Op, n.Module, n.Fingerprint = o.Op, o.Module, o.Fingerprint
+	w.watch(i, n.Name, o.Op, o.Module)
 	w.emit[i].last = nil
 	w.moved = true
 	if err := old.Close(w.ctx); err != nil {

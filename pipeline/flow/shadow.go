@@ -3,6 +3,7 @@ package flow
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -126,6 +127,9 @@ func (w *Worker) shadow(i int, c pipeline.Control, seq uint64) (warmed int64, er
 // startShadow starts a shadow that goes on with state, where it understands it.
 func (w *Worker) startShadow(i int, c pipeline.Control, seq uint64, state []byte) (warmed int64, err error) {
 	n := &w.o.Plan.Nodes[i]
+	if w.killedSince(shadowNode(n.Name), c.Digest) {
+		return 0, errors.New("an earlier run did not get back from the module")
+	}
 	o, carried, err := w.openWith(i, c.Digest, true, state)
 	if err != nil {
 		return 0, err
@@ -152,6 +156,7 @@ func (w *Worker) startShadow(i int, c pipeline.Control, seq uint64, state []byte
 		s.rules = append(s.rules, shadowRule{node: t, op: r})
 	}
 	w.endShadow(i)
+	w.watch(i, shadowNode(n.Name), o.Op, o.Module)
 	w.shadows[i] = s
 	for _, r := range s.rules {
 		w.watched[r.node] = append(w.watched[r.node], s)

@@ -31,6 +31,12 @@ type Options struct {
 	// Tap, when set, is shown every record that a source or node gives, for
 	// the live page. The record is borrowed; Tap must not block.
 	Tap func(node string, rec arrow.Record)
+	// Counted is the newest entry whose rows another worker of this process has
+	// counted as processed.
+	Counted uint64
+	// Stuck is told why the worker does not come back, on another goroutine: the
+	// journal says which call its successor is not to make again. It must not block.
+	Stuck func(shard int, why error)
 }
 
 // Worker runs the graph of one shard. One goroutine calls Run.
@@ -54,7 +60,10 @@ type Worker struct {
 	moved   bool          // since then
 	late    atomic.Bool   // the grace is over: the entry at hand is abandoned
 
-	at       uint64      // sequence of the entry at hand
+	at       uint64 // sequence of the entry at hand
+	within   bool   // in a call that the entry makes
+	calls    []int  // by node: how many the entry has made
+	kills    []journal.Kill
 	raised   []raised    // by node: the alert that its module is in quarantine
 	previous []before    // by node: the module before
 	shadows  []*shadow   // by node: the candidate beside it, or nil
@@ -82,6 +91,7 @@ func NewWorker(ctx context.Context, o Options) (*Worker, error) {
 	n := len(o.Plan.Nodes)
 	w.feeds, w.nodeWM, w.emit = make([][]int, n), make([]int64, n), make([]emitter, n)
 	w.previous, w.shadows, w.watched, w.raised = make([]before, n), make([]*shadow, n), make([][]*shadow, n), make([]raised, n)
+	w.calls, w.kills = make([]int, n), o.Journal.Kills(o.Shard)
 	w.ctx = ctx
 	up := make([]map[int]bool, n)
 	for i := range up {
@@ -110,6 +120,9 @@ func NewWorker(ctx context.Context, o Options) (*Worker, error) {
 				}
 			}
 		}
+	}
+	for i, n := range o.Plan.Nodes {
+		w.watch(i, n.Name, n.Op, n.Module)
 	}
 	if err := w.restore(ctx); err != nil {
 		return nil, err
@@ -232,6 +245,8 @@ func (w *Worker) entry(e *journal.Entry) error {
 	if !ok && e.Record != nil {
 		w.o.Meter.Dropped(e.Source, "source_removed", int(e.Record.NumRows()))
 	}
+	clear(w.calls)
+	w.within = true
 	if ok && e.Corrupt == nil {
 		if e.Record != nil {
 			src := w.o.Plan.Sources[s]
@@ -251,9 +266,11 @@ func (w *Worker) entry(e *journal.Entry) error {
 			return err
 		}
 	}
-	if e.Record != nil {
+	w.within = false
+	if e.Record != nil && e.Seq > w.o.Counted {
 		w.o.Meter.Processed(w.shard, int(e.Record.NumRows()))
 	}
+	w.settleKills()
 	if err := w.relieve(); err != nil {
 		return err
 	}
@@ -269,6 +286,7 @@ func (w *Worker) entry(e *journal.Entry) error {
 // process gives a record to a node and accounts for the time in it.
 func (w *Worker) process(node int, rec arrow.Record, pos uint64) error {
 	w.emit[node].pos = pos
+	w.called(node)
 	own, err := w.timed(node, int(rec.NumRows()), func(n *Node) error {
 		return n.Op.Process(w.ctx, rec, &w.emit[node])
 	})
@@ -315,6 +333,7 @@ func (w *Worker) advance(pos uint64) error {
 		}
 		w.nodeWM[i] = low
 		w.emit[i].pos = pos
+		w.called(i)
 		if _, err := w.timed(i, 0, func(n *Node) error { return n.Op.Advance(w.ctx, arrow.Timestamp(low), &w.emit[i]) }); err != nil {
 			return err
 		}

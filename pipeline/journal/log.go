@@ -62,6 +62,10 @@ type Log struct {
 	bytes   int64             // sum of unread
 	total   int64             // bytes appended since Open
 	freed   chan struct{}     // closed and replaced when a release frees something
+
+	killed sync.Mutex // over the rest
+	cfg    jetstream.StreamConfig
+	kills  []Kill
 }
 
 type holder struct {
@@ -117,7 +121,14 @@ func Open(ctx context.Context, js jetstream.JetStream, o Options) (*Log, error) 
 	if cfg.MaxBytes == 0 {
 		cfg.MaxBytes = -1
 	}
+	var kills []Kill
 	if old, err := js.Stream(ctx, o.Stream); err == nil {
+		if kills, err = readKills(old.CachedInfo().Config.Metadata); err != nil {
+			return nil, fmt.Errorf("stream %s: its metadata: %w", o.Stream, err)
+		}
+		if len(kills) > 0 {
+			cfg.Metadata[killsKey] = old.CachedInfo().Config.Metadata[killsKey]
+		}
 		if n := old.CachedInfo().Config.Metadata["penstock-shards"]; n != "" && n != strconv.Itoa(o.Shards) && old.CachedInfo().State.Msgs > 0 {
 			return nil, fmt.Errorf("stream %s was written with %s shards, the config says %d: set journal.shards back to %s, or start with an empty journal.dir", o.Stream, n, o.Shards, n)
 		}
@@ -126,7 +137,7 @@ func Open(ctx context.Context, js jetstream.JetStream, o Options) (*Log, error) 
 	if err != nil {
 		return nil, fmt.Errorf("stream %s: %w", o.Stream, err)
 	}
-	l := &Log{o: o, js: js, stream: st, holders: map[holder]uint64{}, freed: make(chan struct{})}
+	l := &Log{o: o, js: js, stream: st, holders: map[holder]uint64{}, freed: make(chan struct{}), cfg: cfg, kills: kills}
 	for i := range o.Shards {
 		s := &shard{subject: o.Stream + "." + strconv.Itoa(i), subs: map[*Reader]struct{}{}, moved: make(chan struct{}, 1)}
 		e, err := l.lastEntry(ctx, s)

@@ -104,6 +104,35 @@ func TestReadLiveAndStored(t *testing.T) {
 	require.ErrorContains(t, err, "shards")
 }
 
+// A kill is there after a restart, for its shard, and the oldest give way.
+func TestKills(t *testing.T) {
+	ctx, js := context.Background(), server(t, t.TempDir())
+	open := func() *journal.Log {
+		l, err := journal.Open(ctx, js, journal.Options{Stream: "K", Shards: 2})
+		require.NoError(t, err)
+		return l
+	}
+	l := open()
+	require.Empty(t, l.Kills(0))
+	k := journal.Kill{Shard: 1, Seq: 7, Node: "score", Digest: "ab", Call: 2}
+	require.NoError(t, l.AddKill(ctx, k))
+	require.Equal(t, []journal.Kill{k}, l.Kills(1))
+	l.Close()
+	l = open()
+	require.Equal(t, []journal.Kill{k}, l.Kills(1))
+	require.Empty(t, l.Kills(0))
+	for range 64 {
+		require.NoError(t, l.AddKill(ctx, journal.Kill{Seq: 9}))
+	}
+	l.Close()
+	l = open()
+	defer l.Close()
+	require.Empty(t, l.Kills(1))
+	require.Len(t, l.Kills(0), 64)
+	_, err := l.Append(ctx, 0, journal.Meta{Kind: journal.KindTick}, nil)
+	require.NoError(t, err)
+}
+
 // A full journal under drop_oldest shows the reader exactly what it missed.
 func TestGapIsCounted(t *testing.T) {
 	ctx := context.Background()

@@ -4,7 +4,7 @@
 #include "guest.h"
 
 enum where { NOWHERE, OPEN, BIND, PROCESS, ADVANCE, SNAPSHOT, RESTORE };
-enum what { LOOP, RECURSION, DEPTH, FILL, COPY, GROW, TRAP };
+enum what { LOOP, RECURSION, DEPTH, FILL, COPY, GROW, TRAP, SPIN };
 
 static enum where where;
 static enum what what;
@@ -28,6 +28,7 @@ static void at(enum where here) {
   case COPY: for (;;) __builtin_memcpy(low, low + size, size);
   case GROW: for (;;) __builtin_wasm_memory_grow(0, 1);
   case TRAP: __builtin_trap();
+  case SPIN: for (int64_t i = 0; i < size; i++) sink = sink * 3 + 1;
   }
 }
 

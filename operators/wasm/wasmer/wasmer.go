@@ -85,9 +85,17 @@ type module struct {
 	store  *wasmer.Store
 	mu     sync.Mutex // wasmer-go fills the module in while it makes instances
 	module *wasmer.Module
+	free   []*hostSet
+	// exports has the parameters of the module's functions: a function of an
+	// instance leaks its type each time it is asked for it.
+	exports map[string][]wasmer.ValueKind
 }
 
 func (m *module) Close() error {
+	for _, s := range m.free { // wasmer-go reaches s from its functions for good
+		s.funcs, s.imports = nil, nil
+	}
+	m.free = nil
 	m.module.Close()
 	m.store.Close()
 	runtime.KeepAlive(m.engine)
@@ -131,10 +139,47 @@ func fromSlot(v uint64, t byte) wasmer.Value {
 	}
 }
 
-func (m *module) Instantiate(imports []engine.HostFunc) (engine.Instance, error) {
-	inst := &instance{module: m}
+// params returns the kinds of the parameters of each exported function.
+func (m *module) params() map[string][]wasmer.ValueKind {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.exports == nil {
+		m.exports = map[string][]wasmer.ValueKind{}
+		for _, e := range m.module.Exports() {
+			if f := e.Type().IntoFunctionType(); f != nil {
+				kinds := []wasmer.ValueKind{}
+				for _, p := range f.Params() {
+					kinds = append(kinds, p.Kind())
+				}
+				m.exports[e.Name()] = kinds
+			}
+		}
+	}
+	return m.exports
+}
+
+// hostSet is what an instance imports. A function of the host leaks a kilobyte
+// in Wasmer when it is freed, so the next instance of the module goes on with
+// those of one that was closed.
+type hostSet struct {
+	calls   []engine.HostFunc // of the instance at hand; nil when there is none
+	funcs   []*wasmer.Function
+	imports *wasmer.ImportObject
+}
+
+// hostSet returns one that fits and is free, or a new one.
+func (m *module) hostSet(calls []engine.HostFunc) *hostSet {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if last := len(m.free) - 1; last >= 0 {
+		s := m.free[last]
+		m.free = m.free[:last]
+		s.calls = calls
+		return s
+	}
+	s := &hostSet{calls: calls, imports: wasmer.NewImportObject()}
 	byModule := map[string]map[string]wasmer.IntoExtern{}
-	for _, h := range imports {
+	for i, h := range calls {
 		// An error from a host function would be freed twice by wasmer-go: Go's
 		// finalizer and Wasmer both own the trap. So there never is one.
 		f := wasmer.NewFunction(m.store, wasmer.NewFunctionType(valueTypes(h.Params), valueTypes(h.Results)),
@@ -143,6 +188,7 @@ func (m *module) Instantiate(imports []engine.HostFunc) (engine.Instance, error)
 				for i, a := range args {
 					slots[i] = toSlot(a)
 				}
+				h := &s.calls[i]
 				r := h.Call(slots[:len(args)])
 				if h.Results == "" {
 					return nil, nil
@@ -153,30 +199,40 @@ func (m *module) Instantiate(imports []engine.HostFunc) (engine.Instance, error)
 			byModule[h.Module] = map[string]wasmer.IntoExtern{}
 		}
 		byModule[h.Module][h.Name] = f
-		inst.host = append(inst.host, f)
+		s.funcs = append(s.funcs, f)
 	}
-	inst.imports = wasmer.NewImportObject()
 	for name, fs := range byModule {
-		inst.imports.Register(name, fs)
+		s.imports.Register(name, fs)
 	}
+	return s
+}
+
+func (m *module) giveBack(s *hostSet) {
 	m.mu.Lock()
-	i, err := wasmer.NewInstance(m.module, inst.imports)
+	defer m.mu.Unlock()
+	s.calls = nil
+	m.free = append(m.free, s)
+}
+
+func (m *module) Instantiate(imports []engine.HostFunc) (engine.Instance, error) {
+	inst := &instance{module: m, host: m.hostSet(imports)}
+	m.mu.Lock()
+	i, err := wasmer.NewInstance(m.module, inst.host.imports)
 	m.mu.Unlock()
 	if err != nil {
+		m.giveBack(inst.host)
 		return nil, err
 	}
 	inst.instance = i
 	if inst.memory, err = i.Exports.GetMemory("memory"); err != nil {
-		i.Close()
-		return nil, errors.New(`the module exports no memory called "memory"`)
+		return nil, errors.Join(errors.New(`the module exports no memory called "memory"`), inst.Close())
 	}
 	return inst, nil
 }
 
 type instance struct {
 	module   *module
-	imports  *wasmer.ImportObject
-	host     []*wasmer.Function
+	host     *hostSet
 	instance *wasmer.Instance
 	memory   *wasmer.Memory
 }
@@ -189,6 +245,7 @@ func (i *instance) Memory() []byte {
 
 func (i *instance) Close() error {
 	i.instance.Close()
+	i.module.giveBack(i.host)
 	runtime.KeepAlive(i)
 	return nil
 }
@@ -198,13 +255,12 @@ func (i *instance) Global(name string) engine.Global {
 	if err != nil || g == nil {
 		return nil
 	}
-	return &global{instance: i, g: g, kind: g.Type().ValueType().Kind()}
+	return &global{instance: i, g: g}
 }
 
 type global struct {
 	instance *instance
 	g        *wasmer.Global
-	kind     wasmer.ValueKind
 }
 
 func (g *global) Get() uint64 {
@@ -214,7 +270,8 @@ func (g *global) Get() uint64 {
 }
 
 func (g *global) Set(v uint64) {
-	if err := g.g.Set(toGo(v, g.kind), g.kind); err != nil {
+	kind := g.g.Type().ValueType().Kind()
+	if err := g.g.Set(toGo(v, kind), kind); err != nil {
 		panic(err) // a constant is set: a defect of the caller
 	}
 	runtime.KeepAlive(g)
@@ -245,23 +302,20 @@ func fromGo(v any) uint64 {
 }
 
 func (i *instance) Function(name string) engine.Function {
+	params, ok := i.module.params()[name]
+	if !ok {
+		return nil
+	}
 	f, err := i.instance.Exports.GetRawFunction(name)
 	if err != nil || f == nil {
 		return nil
 	}
-	ty := f.Type()
-	fn := &function{instance: i, f: f, native: f.Native()}
-	for _, p := range ty.Params() {
-		fn.params = append(fn.params, p.Kind())
-	}
-	fn.args = make([]any, len(fn.params))
-	return fn
+	return &function{instance: i, f: f, params: params, args: make([]any, len(params))}
 }
 
 type function struct {
 	instance *instance
 	f        *wasmer.Function
-	native   wasmer.NativeFunction
 	params   []wasmer.ValueKind
 	args     []any
 }
@@ -273,7 +327,7 @@ func (f *function) Call(args ...uint64) (uint64, error) {
 	for i, k := range f.params {
 		f.args[i] = toGo(args[i], k)
 	}
-	r, err := f.native(f.args...)
+	r, err := f.f.Call(f.args...)
 	runtime.KeepAlive(f)
 	if err != nil {
 		return 0, err

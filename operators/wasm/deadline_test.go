@@ -1,0 +1,105 @@
+package wasm
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"runtime"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// slow lets greedy take some seconds, with nothing that counts, in the call
+// after two good batches.
+func slow(where string, from int) func(*Config) {
+	return func(c *Config) {
+		params("where", where, "what", "spin", "size", 1_300_000_000, "from", from)(c)
+		c.Metered, c.Deadline = MeteredNever, time.Second
+	}
+}
+
+// forNative is for the engines whose code a clock can watch.
+func forNative(t *testing.T, f func(t *testing.T, engine string)) {
+	if len(engines) == 1 {
+		t.Skip("this build has wazero only")
+	}
+	forEngines(t, func(t *testing.T, engine string) {
+		if engine != EngineWazero {
+			f(t, engine)
+		}
+	})
+}
+
+// A call that takes too long is told while it does, and is the module's last one.
+// Giving the module up at the same call, in another run, has the same outcome.
+func TestDeadline(t *testing.T) {
+	forNative(t, func(t *testing.T, engine string) {
+		for _, where := range []string{"process", "advance", "snapshot"} {
+			t.Run(where, func(t *testing.T) {
+				var states [2]bytes.Buffer
+				var got [2][]int64
+				for i := range states {
+					set, told := slow(where, 2), make(chan string, 1)
+					if i == 1 {
+						set = slow("nowhere", 0)
+					}
+					f := start(t, greedyInput, "greedy", engine, set)
+					f.Watch(func(call string) { told <- call }, nil)
+					for n := range 4 {
+						if i == 1 && n == 2 && where == "process" {
+							f.GiveUp()
+						}
+						rec := greedyRecord(f.alloc, 10)
+						require.NoError(t, f.process(rec))
+						rec.Release()
+						if i == 1 && n == 1 && where == "advance" {
+							f.GiveUp()
+						}
+						require.NoError(t, f.Advance(context.Background(), 5, f.out))
+						if i == 1 && n == 1 && where == "snapshot" {
+							f.GiveUp()
+						}
+						require.NoError(t, f.Snapshot(io.Discard))
+					}
+					require.True(t, f.Quarantined())
+					require.Equal(t, "penstock_"+where+" took longer than 1s", f.QuarantinedFor())
+					require.Contains(t, f.log.String(), "penstock_"+where+": it takes longer than 1s: if it needs more, raise deadline")
+					if i == 0 {
+						require.Equal(t, "penstock_"+where, <-told)
+					}
+					require.Empty(t, told)
+					got[i] = numbers(f.out.recs)
+					require.NoError(t, f.Snapshot(&states[i]))
+				}
+				require.Equal(t, []int64{1, 2}, got[0])
+				require.Equal(t, got[0], got[1])
+				require.Equal(t, states[0].Bytes(), states[1].Bytes())
+			})
+		}
+	})
+}
+
+// A module that does not come back from its start is an error, at once when it
+// is tried again, and does not hold up who asked for it.
+func TestDeadlineOfTheStart(t *testing.T) {
+	forNative(t, func(t *testing.T, engine string) {
+		set := func(c *Config) { slow("open", 0)(c); c.Memory += PageSize } // a verdict of its own
+		for range 2 {
+			begun := time.Now()
+			_, err := tryStart(t, greedyInput, "greedy", engine, set)
+			require.ErrorContains(t, err, "penstock_open: it takes longer than 1s: if it needs more, raise deadline")
+			require.Less(t, time.Since(begun), 3*time.Second)
+		}
+		var state bytes.Buffer
+		good := start(t, greedyInput, "greedy", engine, slow("nowhere", 0))
+		require.NoError(t, good.Snapshot(&state))
+		f := start(t, greedyInput, "greedy", engine, slow("restore", 0))
+		require.ErrorContains(t, f.Restore(&state), "penstock_restore: it takes longer than 1s")
+		require.Eventually(t, func() bool { // it ends by itself
+			buf := make([]byte, 1<<20)
+			return !bytes.Contains(buf[:runtime.Stack(buf, true)], []byte("(*Operator).Guarded.func"))
+		}, time.Minute, 50*time.Millisecond)
+	})
+}
