@@ -237,6 +237,7 @@ func Start(ctx context.Context, o Options) (a *App, err error) {
 			a.run(&a.rest, func() error { a.watch(restCtx, m); return nil })
 		}
 	}
+	a.sweepModules(ctx)
 	a.ready.Store(true)
 	return a, nil
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -28,7 +29,8 @@ import (
 const controlSource = "penstock/control"
 
 // moduleStore keeps modules under their digests, for as long as the pipeline
-// may run them: a restart finds what was deployed.
+// may run them: a restart finds what was deployed, and so does who runs the journal
+// again. Of what is beyond that the name stays.
 type moduleStore struct{ dir string }
 
 func (s moduleStore) path(digest string) string { return filepath.Join(s.dir, digest+".wasm") }
@@ -46,7 +48,8 @@ func (s moduleStore) put(code []byte) (digest string, err error) {
 		return "", err
 	}
 	if have, err := os.ReadFile(s.path(digest)); err == nil && sha256.Sum256(have) == sum {
-		return digest, nil
+		now := time.Now()
+		return digest, os.Chtimes(s.path(digest), now, now)
 	}
 	f, err := os.CreateTemp(s.dir, ".new-*")
 	if err != nil {
@@ -61,6 +64,45 @@ func (s moduleStore) put(code []byte) (digest string, err error) {
 		return "", err
 	}
 	return digest, os.Rename(f.Name(), s.path(digest))
+}
+
+// sweep empties the files of modules that nobody uses and that were put here before
+// the time since: no entry of the journal can ask for them.
+func (s moduleStore) sweep(used map[string]bool, since time.Time) error {
+	files, err := os.ReadDir(s.dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	errs := []error{err}
+	for _, f := range files {
+		digest, ok := strings.CutSuffix(f.Name(), ".wasm")
+		info, err := f.Info()
+		if ok && err == nil && info.Size() > 0 && !used[digest] && info.ModTime().Before(since) {
+			errs = append(errs, os.Truncate(s.path(digest), 0))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// sweepModules frees the disk from modules that cannot run any more. No control is
+// under way.
+func (a *App) sweepModules(ctx context.Context) {
+	used := map[string]bool{}
+	for _, shard := range a.Modules() {
+		for _, n := range shard {
+			used[n.Digest], used[n.Previous] = true, true
+			if n.Shadow != nil {
+				used[n.Shadow.Digest] = true
+			}
+		}
+	}
+	since, err := a.journal.Oldest(ctx)
+	if err == nil {
+		err = a.modules.sweep(used, since.Add(-time.Hour)) // a module is there before the entry that asks for it
+	}
+	if err != nil {
+		a.o.Log.Warn("old modules cannot be removed", "dir", a.modules.dir, "error", err)
+	}
 }
 
 // nodeModules opens modules for one node of one shard.
@@ -268,6 +310,7 @@ func (a *App) Control(ctx context.Context, action, node string, code []byte) (Ch
 		}
 		seqs[s] = seq
 	}
+	defer a.sweepModules(context.WithoutCancel(ctx))
 	var out Change
 	var errs []error
 	for left := len(seqs); left > 0; {

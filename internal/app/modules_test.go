@@ -135,6 +135,37 @@ func TestSwapOutlivesTheProcess(t *testing.T) {
 	stopApp(t, a)
 }
 
+// The disk does not fill with modules that were deployed once: what neither runs,
+// nor ran before, nor is in the journal any more leaves its name only.
+func TestModulesThatNobodyUsesGo(t *testing.T) {
+	dir := t.TempDir()
+	a, _ := startApp(t, fmt.Sprintf(swapYAML, dir, 1, `"20"`, recording(t, 400), t.TempDir()))
+	var digests []string
+	size := func(i int) int64 {
+		info, err := os.Stat(filepath.Join(dir, "deployed", digests[i]+".wasm"))
+		require.NoError(t, err)
+		return info.Size()
+	}
+	deploy := func(i int) {
+		c, err := a.Control(t.Context(), pipeline.ControlDeploy, "score", variant(t, version(fmt.Sprint("1.1.", i))))
+		require.NoError(t, err)
+		digests = append(digests, c.Digest)
+	}
+	for i := range 4 {
+		deploy(i)
+	}
+	for i := range 4 { // the journal may ask for each of them
+		require.Positive(t, size(i))
+		old := time.Now().Add(-2 * time.Hour)
+		require.NoError(t, os.Chtimes(filepath.Join(dir, "deployed", digests[i]+".wasm"), old, old))
+	}
+	deploy(4)
+	require.Equal(t, []bool{false, false, false, true, true}, []bool{size(0) > 0, size(1) > 0, size(2) > 0, size(3) > 0, size(4) > 0})
+	deploy(0)
+	require.Positive(t, size(0))
+	stopApp(t, a)
+}
+
 // What cannot run is refused before the flow is asked, and nothing changes.
 func TestDeployRefused(t *testing.T) {
 	dir := t.TempDir()

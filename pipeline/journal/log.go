@@ -530,6 +530,19 @@ func (l *Log) Purge(ctx context.Context, shard int, seq uint64) error {
 	return l.stream.Purge(ctx, jetstream.WithPurgeSubject(s.subject), jetstream.WithPurgeSequence(seq))
 }
 
+// Oldest returns when the oldest entry that is still there was appended, or now
+// when there is none.
+func (l *Log) Oldest(ctx context.Context) (time.Time, error) {
+	info, err := l.stream.Info(ctx)
+	if err != nil {
+		return time.Time{}, fmt.Errorf("stream %s: %w", l.o.Stream, err)
+	}
+	if info.State.Msgs == 0 {
+		return time.Now(), nil
+	}
+	return info.State.FirstTime, nil
+}
+
 // Close frees what the Log keeps in memory. No reader may be in use.
 func (l *Log) Close() {
 	for _, s := range l.shards {
