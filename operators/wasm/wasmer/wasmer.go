@@ -86,9 +86,9 @@ type module struct {
 	mu     sync.Mutex // wasmer-go fills the module in while it makes instances
 	module *wasmer.Module
 	free   []*hostSet
-	// exports has the parameters of the module's functions: a function of an
-	// instance leaks its type each time it is asked for it.
-	exports map[string][]wasmer.ValueKind
+	// exports are the types of the module's functions: a function of an instance
+	// leaks its type each time it is asked for it.
+	exports map[string]signature
 }
 
 func (m *module) Close() error {
@@ -139,24 +139,34 @@ func fromSlot(v uint64, t byte) wasmer.Value {
 	}
 }
 
-// params returns the kinds of the parameters of each exported function.
-func (m *module) params() map[string][]wasmer.ValueKind {
+// signatures returns those of the exported functions that can be called.
+func (m *module) signatures() map[string]signature {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.exports == nil {
-		m.exports = map[string][]wasmer.ValueKind{}
+		m.exports = map[string]signature{}
 		for _, e := range m.module.Exports() {
-			if f := e.Type().IntoFunctionType(); f != nil {
-				kinds := []wasmer.ValueKind{}
-				for _, p := range f.Params() {
-					kinds = append(kinds, p.Kind())
-				}
-				m.exports[e.Name()] = kinds
+			f := e.Type().IntoFunctionType()
+			if f == nil {
+				continue
+			}
+			sig := signature{results: len(f.Results())}
+			for _, p := range f.Params() {
+				sig.params = append(sig.params, p.Kind())
+			}
+			if len(sig.params) <= maxParams && sig.results <= maxResults {
+				m.exports[e.Name()] = sig
 			}
 		}
 	}
 	return m.exports
 }
+
+// Bounds of what can be called.
+const (
+	maxParams  = 8
+	maxResults = 1
+)
 
 // hostSet is what an instance imports. A function of the host leaks a kilobyte
 // in Wasmer when it is freed, so the next instance of the module goes on with
@@ -302,7 +312,7 @@ func fromGo(v any) uint64 {
 }
 
 func (i *instance) Function(name string) engine.Function {
-	params, ok := i.module.params()[name]
+	sig, ok := i.module.signatures()[name]
 	if !ok {
 		return nil
 	}
@@ -310,27 +320,18 @@ func (i *instance) Function(name string) engine.Function {
 	if err != nil || f == nil {
 		return nil
 	}
-	return &function{instance: i, f: f, params: params, args: make([]any, len(params))}
+	return newFunction(i, f, sig)
 }
 
-type function struct {
-	instance *instance
-	f        *wasmer.Function
-	params   []wasmer.ValueKind
-	args     []any
+// signature is the type of an exported function.
+type signature struct {
+	params  []wasmer.ValueKind
+	results int
 }
 
-func (f *function) Call(args ...uint64) (uint64, error) {
-	if len(args) != len(f.params) {
-		return 0, fmt.Errorf("%d arguments for %d parameters", len(args), len(f.params))
+func (s signature) check(args []uint64) error {
+	if len(args) != len(s.params) {
+		return fmt.Errorf("%d arguments for %d parameters", len(args), len(s.params))
 	}
-	for i, k := range f.params {
-		f.args[i] = toGo(args[i], k)
-	}
-	r, err := f.f.Call(f.args...)
-	runtime.KeepAlive(f)
-	if err != nil {
-		return 0, err
-	}
-	return fromGo(r), nil
+	return nil
 }
