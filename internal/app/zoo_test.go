@@ -473,9 +473,6 @@ func TestZooDeploy(t *testing.T) {
 				if b.reason == "" && i < len(beasts) || strings.Contains(b.mode, "alloc") { // those need large batches
 					continue
 				}
-				if engine == wasm.EngineWazero && len(zooEngines()) > 1 && i%3 != 0 { // its compiler is slow under the race detector
-					continue
-				}
 				code := mode(t, b.mode)
 				c, err := a.Control(t.Context(), pipeline.ControlDeploy, "wild", code)
 				require.NoError(t, err, b.mode)

@@ -128,6 +128,11 @@ func ParseManifest(text []byte) (Manifest, error) {
 	return m, nil
 }
 
+// codeOnly is the module without what it says about itself.
+func codeOnly(wasm []byte) ([]byte, error) {
+	return binfmt.WithoutCustom(wasm, manifestSection, trust.Section)
+}
+
 // Pack returns wasm with m as its manifest; one that it has is replaced, and
 // signatures, which would not hold, are left out. Golden vectors without a
 // digest are refused: see [FillGolden].
@@ -135,7 +140,7 @@ func Pack(wasm []byte, m Manifest) ([]byte, error) {
 	if err := errors.Join(m.Validate(), m.complete()); err != nil {
 		return nil, err
 	}
-	secs, err := binfmt.Sections(wasm)
+	out, err := codeOnly(wasm)
 	if err != nil {
 		return nil, err
 	}
@@ -145,12 +150,6 @@ func Pack(wasm []byte, m Manifest) ([]byte, error) {
 	}
 	if len(text) > maxManifest {
 		return nil, fmt.Errorf("the manifest has %d bytes, the limit is %d", len(text), maxManifest)
-	}
-	out := slices.Clone(binfmt.Magic)
-	for _, s := range secs {
-		if s.ID != binfmt.SecCustom || s.Name != manifestSection && s.Name != trust.Section {
-			out = append(out, wasm[s.Start:s.End]...)
-		}
 	}
 	body := binfmt.AppendU32(nil, uint32(len(manifestSection)))
 	body = append(body, manifestSection...)

@@ -78,6 +78,10 @@ func newFrom(wasm []byte, cfg Config, env pipeline.Env, compiler *Compiler) (*Op
 	if op.code, err = binfmt.CapMemory(wasm, o, pages(cfg.Memory)); err != nil {
 		return nil, fmt.Errorf("module %s: %w", cfg.Module, err)
 	}
+	// Builds that differ in their manifest only are compiled once.
+	if op.code, err = codeOnly(op.code); err != nil {
+		return nil, err
+	}
 	if op.choice, err = cfg.choose(wasm, &info); err != nil {
 		return nil, err
 	}

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"unicode/utf8"
 )
 
@@ -435,6 +436,21 @@ func AppendU32(b []byte, v uint32) []byte {
 		v >>= 7
 	}
 	return append(b, byte(v))
+}
+
+// WithoutCustom returns the module without its custom sections of these names.
+func WithoutCustom(wasm []byte, names ...string) ([]byte, error) {
+	secs, err := Sections(wasm)
+	if err != nil {
+		return nil, err
+	}
+	out := slices.Clone(Magic)
+	for _, s := range secs {
+		if s.ID != SecCustom || !slices.Contains(names, s.Name) {
+			out = append(out, wasm[s.Start:s.End]...)
+		}
+	}
+	return out, nil
 }
 
 // CapMemory returns wasm with the memory's declared maximum lowered to pages:
