@@ -237,16 +237,6 @@ func (s *scan) leave(again bool) {
 	s.push([]byte(f.results)...)
 }
 
-// leb skips a signed number.
-func (r *reader) leb() {
-	for range 10 {
-		if r.byte() < 0x80 {
-			return
-		}
-	}
-	r.fail("a number is too long")
-}
-
 // valueType reads one of the types that have a single byte. A longer one, of a
 // newer WebAssembly, must not pass: what follows would be read as something else.
 func (r *reader) valueType() byte {
@@ -279,8 +269,10 @@ func (r *reader) constExpr(o *Outline) {
 		switch r.byte() {
 		case 0x0b:
 			return
-		case 0x41, 0x42:
-			r.leb()
+		case 0x41:
+			r.leb(32, true)
+		case 0x42:
+			r.leb(64, true)
 		case 0x43:
 			r.take(4)
 		case 0x44:
@@ -539,10 +531,10 @@ func (s *scan) control(c byte) {
 		s.memoryIndex()
 		s.op(1, rI32)
 	case 0x41:
-		s.leb()
+		s.leb(32, true)
 		s.push(I32)
 	case 0x42:
-		s.leb()
+		s.leb(64, true)
 		s.push(I64)
 	case 0x43:
 		s.take(4)

@@ -7,7 +7,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"math"
 	"slices"
 	"unicode/utf8"
 )
@@ -72,27 +71,33 @@ func (r *reader) byte() byte {
 	return c
 }
 
-func (r *reader) u64() uint64 {
+// leb reads a LEB128 number of so many bits. One that is longer than it need be
+// passes as far as the format allows: engines differ in what they make of others.
+func (r *reader) leb(bits int, signed bool) uint64 {
 	var v uint64
-	for shift := 0; shift < 64; shift += 7 {
+	for shift := 0; shift < bits; shift += 7 {
 		c := r.byte()
 		v |= uint64(c&0x7f) << shift
+		if left := bits - shift; left < 7 { // the last one, with bits to spare
+			spare := c >> left
+			if signed {
+				if spare = c >> (left - 1); spare == 0x7f>>(left-1) {
+					spare = 0
+				}
+			}
+			if spare != 0 {
+				break
+			}
+		}
 		if c < 0x80 {
 			return v
 		}
 	}
-	r.fail("a number is too long")
+	r.fail("a number is too large")
 	return 0
 }
 
-func (r *reader) u32() uint32 {
-	v := r.u64()
-	if v > math.MaxUint32 {
-		r.fail("a number is too large")
-		return 0
-	}
-	return uint32(v)
-}
+func (r *reader) u32() uint32 { return uint32(r.leb(32, false)) }
 
 func (r *reader) take(n uint32) []byte {
 	if uint64(n) > uint64(len(r.b)) {
