@@ -16,6 +16,7 @@ import (
 func TestNewRefuses(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "x")
 	require.ErrorContains(t, sdk.New(dir, "x", "cobol", "map", "v0"), `"cobol": write one of c, rust, assemblyscript, go`)
+	require.ErrorContains(t, sdk.New(dir, "x", "c", "filter", "v0"), `"filter": write one of map, emit`)
 	require.ErrorContains(t, sdk.New(dir, "My Detector", "c", "map", "v0"), `name "My Detector": write lower-case letters`)
 	require.NoDirExists(t, dir)
 	require.NoError(t, sdk.New(dir, "x", "c", "map", "v0"))
@@ -25,21 +26,25 @@ func TestNewRefuses(t *testing.T) {
 // Nothing of the example's name is left but what it computes.
 func TestNewRenames(t *testing.T) {
 	for _, lang := range sdk.Languages {
-		dir := filepath.Join(t.TempDir(), "bearing-wear")
-		require.NoError(t, sdk.New(dir, "bearing-wear", lang, "map", "v0"))
-		readme, err := os.ReadFile(filepath.Join(dir, "README.md"))
-		require.NoError(t, err)
-		require.Contains(t, string(readme), "penstock operator test")
-		require.NotContains(t, string(readme), "{{")
-		require.NoError(t, filepath.WalkDir(dir, func(name string, d os.DirEntry, err error) error {
-			if err != nil || d.IsDir() {
+		for _, kind := range sdk.Kinds {
+			dir := filepath.Join(t.TempDir(), "bearing-wear")
+			require.NoError(t, sdk.New(dir, "bearing-wear", lang, kind, "v0"))
+			readme, err := os.ReadFile(filepath.Join(dir, "README.md"))
+			require.NoError(t, err)
+			require.Contains(t, string(readme), "penstock operator test")
+			require.NotContains(t, string(readme), "{{")
+			require.NoError(t, filepath.WalkDir(dir, func(name string, d os.DirEntry, err error) error {
+				if err != nil || d.IsDir() {
+					return err
+				}
+				b, err := os.ReadFile(name)
+				for _, word := range []string{"zscore", "summary", `"example"`} {
+					require.NotContains(t, filepath.Base(name), word)
+					require.NotContains(t, string(b), word, name)
+				}
 				return err
-			}
-			b, err := os.ReadFile(name)
-			require.NotContains(t, filepath.Base(name), "zscore")
-			require.NotContains(t, string(b), "zscore", name)
-			return err
-		}))
+			}))
+		}
 	}
 }
 

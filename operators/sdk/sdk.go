@@ -41,8 +41,8 @@ type example struct {
 }
 
 var examples = map[string]example{
-	wasm.KindMap:  {"zscore", "a rolling z-score for each tag", "alpha: 0.05, threshold: 4"},
-	wasm.KindEmit: {"summary", "count, mean, least and greatest reading of each tag in each window of time", "window: 1m, high: 80"},
+	wasm.KindMap:  {"zscore", "a rolling z-score for each tag", "{alpha: 0.05, threshold: 4}"},
+	wasm.KindEmit: {"summary", "count, mean, least and greatest reading of each tag in each window of time", "{window: 1m, high: 80}"},
 }
 
 // project is the folder of what all examples in a language share; in it, they

@@ -22,7 +22,7 @@
 // not there, and running out of memory for rows or texts, stop the module with a
 // message in the log.
 
-import { emits, keep, needRow, outputData, outputTypes, outputValid, outTag, wordOf } from "./output";
+import { emits, keep, maxColumns, needRow, outputData, outputTypes, outputValid, outTag, wordOf } from "./output";
 
 export enum Type {
   Timestamp,
@@ -249,11 +249,11 @@ export const theRun = new Run();
 
 // Of the batch at hand: where each input column's data begin (the first row's, bits apart), its
 // validity (0: no nulls), the position of its first bit, and a text column's bytes.
-export const inputTypes = new StaticArray<i32>(64).fill(-1);
-export const dataAt = new StaticArray<usize>(64);
-export const validAt = new StaticArray<usize>(64);
-export const bitsFrom = new StaticArray<i32>(64);
-export const bytesAt = new StaticArray<usize>(64);
+export const inputTypes = new StaticArray<i32>(maxColumns).fill(-1);
+export const dataAt = new StaticArray<usize>(maxColumns);
+export const validAt = new StaticArray<usize>(maxColumns);
+export const bitsFrom = new StaticArray<i32>(maxColumns);
+export const bytesAt = new StaticArray<usize>(maxColumns);
 
 function noRow(rows: i32): void {
   throw new Error(rows ? "the run has no such row" : "an input column is read in advance, where there is none");
