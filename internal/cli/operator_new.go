@@ -12,18 +12,20 @@ import (
 )
 
 func operatorNewCommand() *cobra.Command {
-	var lang string
+	var lang, kind string
 	c := &cobra.Command{
 		Use: "new NAME --lang LANGUAGE", Short: "Begin an operator of your own", Args: cobra.ExactArgs(1),
-		Long: `Writes a folder NAME with an operator that builds as it is: a rolling z-score per
-tag, with its manifest and the SDK that came with this program.
-LANGUAGE is one of ` + strings.Join(sdk.Languages, ", ") + `.`,
+		Long: `Writes a folder NAME with an operator that builds as it is, its manifest and the
+SDK that came with this program. LANGUAGE is one of ` + strings.Join(sdk.Languages, ", ") + `.
+One of --kind map adds columns to each row: the example is a rolling z-score per
+tag. One of --kind emit makes rows of its own: a summary of each tag's readings in
+each window of time.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if lang == "" {
 				return usageError{fmt.Errorf("--lang is missing: write one of %s", strings.Join(sdk.Languages, ", "))}
 			}
 			dir := filepath.Clean(args[0])
-			if err := sdk.New(dir, filepath.Base(dir), lang, programVersion()); err != nil {
+			if err := sdk.New(dir, filepath.Base(dir), lang, kind, programVersion()); err != nil {
 				return err
 			}
 			fmt.Fprintf(cmd.OutOrStdout(), "%s is here. Next: cd %s && penstock operator build && penstock operator test\n", dir, dir)
@@ -31,6 +33,7 @@ LANGUAGE is one of ` + strings.Join(sdk.Languages, ", ") + `.`,
 		},
 	}
 	c.Flags().StringVar(&lang, "lang", "", strings.Join(sdk.Languages, ", "))
+	c.Flags().StringVar(&kind, "kind", sdk.Kinds[0], strings.Join(sdk.Kinds, " or "))
 	return c
 }
 

@@ -45,7 +45,7 @@ func Build(ctx context.Context, dir string, log io.Writer) (Result, error) {
 	}
 	defer os.RemoveAll(tmp) //nolint:errcheck // temporary
 	raw := filepath.Join(tmp, "module.wasm")
-	b := builder{dir: dir, tmp: tmp, out: raw}
+	b := builder{dir: dir, tmp: tmp, out: raw, kind: manifest.Kind}
 	if len(p.Command) > 0 {
 		argv := make([]string, len(p.Command))
 		for i, a := range p.Command {
@@ -113,6 +113,7 @@ func readLimited(name string, limit int64) ([]byte, error) {
 // builder collects what is to be run.
 type builder struct {
 	dir, tmp, out string
+	kind          string // of the operator
 	tools         string
 	steps         []step
 }

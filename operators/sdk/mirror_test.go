@@ -16,30 +16,14 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/penstock/penstock/operators/sdk"
+	"github.com/penstock/penstock/operators/wasm"
 	"github.com/penstock/penstock/pipeline"
 )
 
-var sources = map[string]string{"c": "example.c", "rust": "src/lib.rs", "assemblyscript": "operator.ts", "go": "main.go"}
-
-// mirror builds testdata's operator, which uses all of the SDK.
+// mirror builds testdata's map operator, which uses all of the SDK.
 func mirror(t *testing.T, lang string) string {
 	t.Helper()
-	dir := filepath.Join(filepath.Dir(example(t, lang)), "..", lang+"-mirror")
-	module := filepath.Join(dir, "example.wasm")
-	if _, err := os.Stat(module); err == nil {
-		return module
-	}
-	require.NoError(t, sdk.New(dir, "example", lang, "v0"))
-	from := map[string]string{sources[lang]: "mirror" + filepath.Ext(sources[lang]), "manifest.json": "manifest.json"}
-	for to, name := range from {
-		b, err := os.ReadFile(filepath.Join("testdata", name))
-		require.NoError(t, err)
-		require.NoError(t, os.WriteFile(filepath.Join(dir, to), b, 0o644))
-	}
-	if lang == "assemblyscript" { // do not install the compiler twice
-		require.NoError(t, os.Rename(filepath.Join(filepath.Dir(example(t, lang)), "node_modules"), filepath.Join(dir, "node_modules")))
-	}
-	return build(t, dir)
+	return made(t, lang, wasm.KindMap, "mirror")
 }
 
 var everything = arrow.NewSchema([]arrow.Field{
@@ -108,13 +92,14 @@ func TestEveryType(t *testing.T) {
 
 func mirrored(t *testing.T, in, out arrow.Record, last map[string][]float64) {
 	t.Helper()
-	require.EqualValues(t, 16, out.NumCols())
+	require.EqualValues(t, 18, out.NumCols())
 	same := func(i, o int) {
 		require.True(t, array.Equal(in.Column(i), out.Column(7+o)), in.ColumnName(i))
 	}
 	same(2, 1)
 	same(5, 4)
 	same(6, 6)
+	same(3, 9)
 	runs, err := pipeline.Runs(nil, in, 1)
 	require.NoError(t, err)
 	text, size := in.Column(3).(*array.String), out.Column(9).(*array.Int64)
@@ -133,6 +118,11 @@ func mirrored(t *testing.T, in, out arrow.Record, last map[string][]float64) {
 			require.Equal(t, quality, out.Column(10).(*array.Uint32).Value(i))
 			require.True(t, out.Column(12).(*array.Boolean).Value(i))
 			require.EqualValues(t, 4+10+150+6*10000+0xc3, out.Column(14).(*array.Float64).Value(i))
+			label := ""
+			if (i-run.Start)%2 == 0 {
+				label = run.Tag
+			}
+			require.Equal(t, label, out.Column(17).(*array.String).Value(i))
 			before := 0.0
 			if seen := last[run.Tag]; len(seen) >= 3 {
 				before = seen[len(seen)-3]
@@ -149,7 +139,7 @@ func TestMistakes(t *testing.T) {
 		t.Run(lang, func(t *testing.T) {
 			module := mirror(t, lang)
 			for mode, says := range map[string]string{
-				"input": "input column", "output": "output column", "row": "row", "fail": "no, not today",
+				"input": "input column", "output": "output column", "row": "row", "fail": "no, not today", "add": "a row is added by a map operator",
 			} {
 				o := open(t, everything, module, engines[0], map[string]any{"mode": mode})
 				rec := everyType(o.alloc, 1, 10)
@@ -193,7 +183,7 @@ func TestManifestAndSourceDisagree(t *testing.T) {
 func TestDamagedSnapshot(t *testing.T) {
 	for _, lang := range sdk.Languages {
 		t.Run(lang, func(t *testing.T) {
-			module := example(t, lang)
+			module := example(t, lang, wasm.KindMap)
 			o := open(t, pipeline.Readings, module, engines[0], nil)
 			o.play(t, stream(3, 2)[1:])
 			var b bytes.Buffer
@@ -227,28 +217,6 @@ func TestDamagedSnapshot(t *testing.T) {
 				refused(c.guest, c.says)
 				refused(guest, "has tags already")
 				fresh = open(t, pipeline.Readings, module, engines[0], nil)
-			}
-		})
-	}
-}
-
-// Memory does not grow with the number of batches, whatever an author's code
-// leaves behind: AssemblyScript and Go collect it.
-func TestMemoryStays(t *testing.T) {
-	for _, lang := range sdk.Languages {
-		t.Run(lang, func(t *testing.T) {
-			limit := pipeline.ByteSize(8 << 20)
-			if lang == "go" {
-				limit = 32 << 20
-			}
-			o, err := tryOpen(t, everything, mirror(t, lang), engines[0], nil, limit)
-			require.NoError(t, err)
-			rec := everyType(o.alloc, 1, 10_000)
-			defer rec.Release()
-			for range 100 {
-				require.NoError(t, o.Process(context.Background(), rec, o))
-				o.recs[0].Release()
-				o.recs = o.recs[:0]
 			}
 		})
 	}

@@ -15,31 +15,36 @@ import (
 
 func TestNewRefuses(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "x")
-	require.ErrorContains(t, sdk.New(dir, "x", "cobol", "v0"), `"cobol": write one of c, rust, assemblyscript, go`)
-	require.ErrorContains(t, sdk.New(dir, "My Detector", "c", "v0"), `name "My Detector": write lower-case letters`)
+	require.ErrorContains(t, sdk.New(dir, "x", "cobol", "map", "v0"), `"cobol": write one of c, rust, assemblyscript, go`)
+	require.ErrorContains(t, sdk.New(dir, "x", "c", "filter", "v0"), `"filter": write one of map, emit`)
+	require.ErrorContains(t, sdk.New(dir, "My Detector", "c", "map", "v0"), `name "My Detector": write lower-case letters`)
 	require.NoDirExists(t, dir)
-	require.NoError(t, sdk.New(dir, "x", "c", "v0"))
-	require.ErrorContains(t, sdk.New(dir, "x", "c", "v0"), "is not empty")
+	require.NoError(t, sdk.New(dir, "x", "c", "map", "v0"))
+	require.ErrorContains(t, sdk.New(dir, "x", "c", "map", "v0"), "is not empty")
 }
 
 // Nothing of the example's name is left but what it computes.
 func TestNewRenames(t *testing.T) {
 	for _, lang := range sdk.Languages {
-		dir := filepath.Join(t.TempDir(), "bearing-wear")
-		require.NoError(t, sdk.New(dir, "bearing-wear", lang, "v0"))
-		readme, err := os.ReadFile(filepath.Join(dir, "README.md"))
-		require.NoError(t, err)
-		require.Contains(t, string(readme), "penstock operator test")
-		require.NotContains(t, string(readme), "{{")
-		require.NoError(t, filepath.WalkDir(dir, func(name string, d os.DirEntry, err error) error {
-			if err != nil || d.IsDir() {
+		for _, kind := range sdk.Kinds {
+			dir := filepath.Join(t.TempDir(), "bearing-wear")
+			require.NoError(t, sdk.New(dir, "bearing-wear", lang, kind, "v0"))
+			readme, err := os.ReadFile(filepath.Join(dir, "README.md"))
+			require.NoError(t, err)
+			require.Contains(t, string(readme), "penstock operator test")
+			require.NotContains(t, string(readme), "{{")
+			require.NoError(t, filepath.WalkDir(dir, func(name string, d os.DirEntry, err error) error {
+				if err != nil || d.IsDir() {
+					return err
+				}
+				b, err := os.ReadFile(name)
+				for _, word := range []string{"zscore", "summary", `"example"`} {
+					require.NotContains(t, filepath.Base(name), word)
+					require.NotContains(t, string(b), word, name)
+				}
 				return err
-			}
-			b, err := os.ReadFile(name)
-			require.NotContains(t, filepath.Base(name), "zscore")
-			require.NotContains(t, string(b), "zscore", name)
-			return err
-		}))
+			}))
+		}
 	}
 }
 
@@ -47,7 +52,7 @@ func TestBuildSaysWhatIsMissing(t *testing.T) {
 	t.Setenv("PATH", t.TempDir())
 	for lang, says := range map[string]string{"c": "clang is missing: apt-get install clang-16 lld-16", "assemblyscript": "Node.js with npm is missing: apt-get install nodejs npm"} {
 		dir := filepath.Join(t.TempDir(), "x")
-		require.NoError(t, sdk.New(dir, "x", lang, "v0"))
+		require.NoError(t, sdk.New(dir, "x", lang, "map", "v0"))
 		_, err := sdk.Build(context.Background(), dir, io.Discard)
 		require.ErrorContains(t, err, says)
 		require.ErrorAs(t, err, new(*sdk.MissingToolchain))

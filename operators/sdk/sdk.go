@@ -1,5 +1,5 @@
 // Package sdk makes and builds WebAssembly operators in C, Rust, AssemblyScript
-// and Go. The SDKs and the example that a new operator begins as are embedded,
+// and Go. The SDKs and the examples that a new operator begins as are embedded,
 // so a new folder needs nothing from the network but AssemblyScript's compiler.
 package sdk
 
@@ -21,18 +21,33 @@ import (
 	"github.com/penstock/penstock/operators/wasm"
 )
 
-//go:embed c/*.h c/zscore/zscore.c
-//go:embed rust/Cargo.toml rust/src/*.rs rust/zscore/Cargo.toml rust/zscore/src/lib.rs
-//go:embed assemblyscript/*.ts assemblyscript/zscore/operator.ts assemblyscript/zscore/package.json assemblyscript/zscore/package-lock.json
-//go:embed go/*.go go/zscore/main.go
-//go:embed template/manifest.json template/README.md
+//go:embed c/*.h c/*/*.c
+//go:embed rust/Cargo.toml rust/src/*.rs rust/*/src/lib.rs rust/project/Cargo.toml
+//go:embed assemblyscript/*.ts assemblyscript/*/operator.ts assemblyscript/project/*.json
+//go:embed go/*.go go/*/main.go
+//go:embed template/*.json template/README.md
 var files embed.FS
 
 // Languages are those that an operator can be written in.
 var Languages = []string{"c", "rust", "assemblyscript", "go"}
 
-// example is the name of the operator that a new one begins as.
-const example = "zscore"
+// Kinds are those that an operator can be of, the usual one first.
+var Kinds = []string{wasm.KindMap, wasm.KindEmit}
+
+// example is the operator that a new one begins as, and what its README says.
+type example struct {
+	name          string
+	About, Params string
+}
+
+var examples = map[string]example{
+	wasm.KindMap:  {"zscore", "a rolling z-score for each tag", "{alpha: 0.05, threshold: 4}"},
+	wasm.KindEmit: {"summary", "count, mean, least and greatest reading of each tag in each window of time", "{window: 1m, high: 80}"},
+}
+
+// project is the folder of what all examples in a language share; in it, they
+// are called that.
+const project, projectName = "project", "example"
 
 // language says where the files of a language go, and what its README says.
 type language struct {
@@ -63,12 +78,16 @@ const goImport = `penstock "github.com/penstock/penstock/operators/sdk/go"`
 
 // New writes a new operator called name into dir, which must be empty or not be
 // there yet. Version is that of the program, for the record.
-func New(dir, name, lang, version string) error {
+func New(dir, name, lang, kind, version string) error {
 	l, ok := languages[lang]
 	if !ok {
 		return fmt.Errorf("--lang %q: write one of %s", lang, strings.Join(Languages, ", "))
 	}
-	manifest, err := newManifest(name)
+	ex, ok := examples[kind]
+	if !ok {
+		return fmt.Errorf("--kind %q: write one of %s", kind, strings.Join(Kinds, ", "))
+	}
+	manifest, err := newManifest(name, ex)
 	if err != nil {
 		return err
 	}
@@ -80,8 +99,9 @@ func New(dir, name, lang, version string) error {
 	}
 	data := struct {
 		language
+		example
 		Name, Module string
-	}{l, name, "penstock.local/" + name}
+	}{l, ex, name, "penstock.local/" + name}
 	fill := func(text string) (string, error) {
 		t, err := template.New("").Parse(text)
 		if err != nil {
@@ -120,12 +140,18 @@ func New(dir, name, lang, version string) error {
 			return err
 		}
 		rel := strings.TrimPrefix(from, lang+"/")
-		if inner, ok := strings.CutPrefix(rel, example+"/"); ok {
+		folder, inner, _ := strings.Cut(rel, "/")
+		switch folder {
+		case ex.name:
 			text := strings.ReplaceAll(string(b), goImport, `"`+data.Module+`/penstock"`)
-			out[strings.ReplaceAll(inner, example, name)] = strings.ReplaceAll(text, example, name)
-			return nil
+			out[strings.ReplaceAll(inner, ex.name, name)] = strings.ReplaceAll(text, ex.name, name)
+		case project:
+			out[inner] = strings.ReplaceAll(string(b), projectName, name)
+		default:
+			if !isExample(folder) {
+				out[path.Join(l.SDK, rel)] = string(b)
+			}
 		}
-		out[path.Join(l.SDK, rel)] = string(b)
 		return nil
 	})
 	if err != nil {
@@ -146,13 +172,22 @@ func New(dir, name, lang, version string) error {
 	return nil
 }
 
+func isExample(folder string) bool {
+	for _, ex := range examples {
+		if ex.name == folder {
+			return true
+		}
+	}
+	return false
+}
+
 // newManifest is the example's manifest under another name.
-func newManifest(name string) (string, error) {
-	b, err := files.ReadFile("template/manifest.json")
+func newManifest(name string, ex example) (string, error) {
+	b, err := files.ReadFile("template/" + ex.name + ".json")
 	if err != nil {
 		return "", err
 	}
-	text := strings.Replace(string(b), `"name": "`+example+`"`, `"name": `+quoted(name), 1)
+	text := strings.Replace(string(b), `"name": "`+ex.name+`"`, `"name": `+quoted(name), 1)
 	if _, err := wasm.ParseManifest([]byte(text)); err != nil {
 		return "", err
 	}

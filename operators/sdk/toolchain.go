@@ -7,6 +7,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+
+	"github.com/penstock/penstock/operators/wasm"
 )
 
 // What gets each toolchain on Debian and Ubuntu.
@@ -146,7 +148,11 @@ func buildAssemblyScript(_ context.Context, b *builder) error {
 		b.run(npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error")
 	}
 	b.tools = "asc"
-	b.run(node, asc, "sdk/exports.ts", "--outFile", b.out, "--runtime", "minimal", "-O3", "--exportStart", "_initialize", "--use", "abort=sdk/penstock/stop")
+	entry := "sdk/exports.ts"
+	if b.kind == wasm.KindEmit {
+		entry = "sdk/emit.ts"
+	}
+	b.run(node, asc, entry, "--outFile", b.out, "--runtime", "minimal", "-O3", "--exportStart", "_initialize", "--use", "abort=sdk/penstock/stop")
 	return nil
 }
 

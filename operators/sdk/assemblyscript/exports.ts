@@ -1,52 +1,13 @@
-// The exports of the ABI, for the operator in ../operator.ts. asc compiles this file.
+// The exports of the ABI, for the operator in ../operator.ts. asc compiles this
+// file, or emit.ts, which has one more.
 
 import { inputs, open, outputs, Params, run, State } from "../operator";
+import { ArrowArray, ArrowSchema, nullable } from "./arrow";
 import * as mem from "./memory";
-import { bitsFrom, bytesAt, dataAt, inputTypes, maxColumns, outputData, outputTypes, outputValid, Run, Type, validAt } from "./penstock";
+import { begin, bindOutputs, emits, finish, makeRoom } from "./output";
+import { bitsFrom, bytesAt, dataAt, inputTypes, theRun, Type, validAt } from "./penstock";
+import { errorLen, errorText, fail, status } from "./status";
 import * as tags from "./tags";
-
-@unmanaged
-class ArrowSchema {
-  format: u32;
-  name: u32;
-  metadata: u32;
-  flags: i64;
-  nChildren: i64;
-  children: u32;
-  dictionary: u32;
-  release: u32;
-  privateData: u32;
-}
-
-@unmanaged
-class ArrowArray {
-  length: i64;
-  nullCount: i64;
-  offset: i64;
-  nBuffers: i64;
-  nChildren: i64;
-  buffers: u32;
-  children: u32;
-  dictionary: u32;
-  release: u32;
-  privateData: u32;
-}
-
-const nullable: i64 = 2;
-
-const errorText = memory.data(512);
-let errorLen: u32 = 0;
-
-function fail(why: string): i32 {
-  errorLen = <u32>String.UTF8.encodeUnsafe(changetype<usize>(why), min(why.length, 170), errorText);
-  return 1;
-}
-
-function status(why: string | null): i32 {
-  const code = why ? fail(why) : 0;
-  __collect();
-  return code;
-}
 
 export function penstock_last_error(out: usize): i32 {
   store<u32>(out, <u32>errorText);
@@ -73,21 +34,7 @@ export function penstock_open(params: usize, len: u32): i32 {
 }
 
 const formats: StaticArray<string> = ["tsn:UTC", "i", "g", "I", "u", "b", "l"];
-const none = memory.data(8); // an empty C string
-const structFormat = memory.data<u8>([0x2b, 0x73, 0]); // "+s"
-
-const outSchemas = memory.data(48 * 64, 8);
-const outArrays = memory.data(64 * 64, 8);
-const outPointers = memory.data(8 * 64, 8);
-const outList = memory.data(4 * 64, 8);
-const outBuffers = new StaticArray<mem.Buffer>(2 * maxColumns);
 let tagColumn: i32 = -1;
-
-function cString(s: string): u32 {
-  const b = String.UTF8.encode(s, true), p = mem.carve(b.byteLength, 1);
-  memory.copy(p, changetype<usize>(b), b.byteLength);
-  return <u32>p;
-}
 
 export function penstock_bind(input: usize, output: usize): i32 {
   return status(bind(changetype<ArrowSchema>(input), output));
@@ -100,29 +47,13 @@ function bind(input: ArrowSchema, output: usize): string | null {
     const c = inputs[i], s = changetype<ArrowSchema>(load<u32>(input.children + (i << 2)));
     if (!same(s.name, c.name) || !same(s.format, formats[c.type])) return "input column " + c.name + " has another name, type or place in the manifest";
     if ((s.flags & nullable) != 0 && !c.nullable) return "input column " + c.name + " may have nulls: the source does not call it nullable";
-    if (c.type == Type.Tag) tagColumn = i;
+    if (c.type == Type.Tag) {
+      tagColumn = i;
+      theRun.hasTag = true;
+    }
     inputTypes[i] = c.type;
   }
-  if (outputs.length > maxColumns) return "there are more output columns than the manifest may have";
-  for (let i = 0; i < outputs.length; i++) {
-    const c = outputs[i];
-    if (c.type == Type.Tag || c.type == Type.String) return "output column " + c.name + " may not be a tag or a string";
-    const s = changetype<ArrowSchema>(outSchemas + i * 48);
-    s.format = cString(formats[c.type]);
-    s.name = cString(c.name);
-    s.flags = c.nullable ? nullable : 0;
-    store<u32>(outList + (i << 2), <u32>changetype<usize>(s));
-    outputTypes[i] = c.type;
-    outBuffers[2 * i] = new mem.Buffer();
-    outBuffers[2 * i + 1] = new mem.Buffer();
-  }
-  memory.fill(output, 0, offsetof<ArrowSchema>());
-  const out = changetype<ArrowSchema>(output);
-  out.format = <u32>structFormat;
-  out.name = <u32>none;
-  out.nChildren = outputs.length;
-  out.children = <u32>outList;
-  return null;
+  return bindOutputs(outputs, formats, output);
 }
 
 function same(cstr: u32, s: string): bool {
@@ -130,8 +61,6 @@ function same(cstr: u32, s: string): bool {
   while (load<u8>(cstr + n)) n++;
   return String.UTF8.decodeUnsafe(cstr, n) == s;
 }
-
-const theRun = new Run();
 
 export function penstock_process(input: usize, output: usize): i32 {
   return status(process(changetype<ArrowArray>(input), output));
@@ -158,29 +87,8 @@ function process(input: ArrowArray, output: usize): string | null {
     bitsFrom[i] = offset;
     bytesAt[i] = inputTypes[i] == Type.String ? <usize>buffer(a, 2) : 0;
   }
-  for (let i = 0; i < outputs.length; i++) {
-    const c = outputs[i], data = outBuffers[2 * i], valid = outBuffers[2 * i + 1];
-    const bits = (<u64>n + 63) / 64 * 8;
-    if (!data.zeroed(c.type == Type.Bool ? bits : <u64>n * (c.type == Type.Uint32 ? 4 : 8)) || !valid.zeroed(bits)) return tags.noMemory;
-    outputData[i] = data.at;
-    outputValid[i] = valid.at;
-    const pointers = outPointers + i * 8;
-    store<u32>(pointers, c.nullable ? <u32>valid.at : 0);
-    store<u32>(pointers, <u32>data.at, 4);
-    const a = changetype<ArrowArray>(outArrays + i * 64);
-    a.length = n;
-    a.nullCount = c.nullable ? -1 : 0;
-    a.nBuffers = 2;
-    a.buffers = <u32>pointers;
-    store<u32>(outList + (i << 2), <u32>changetype<usize>(a));
-  }
-  memory.fill(output, 0, offsetof<ArrowArray>());
-  const out = changetype<ArrowArray>(output);
-  out.length = n;
-  out.nBuffers = 1;
-  out.buffers = <u32>none;
-  out.nChildren = outputs.length;
-  out.children = <u32>outList;
+  begin();
+  if (!emits && !makeRoom(n)) return tags.noMemory;
 
   let index: usize = 0, ends: usize = 0, names: usize = 0;
   if (tagColumn >= 0) {
@@ -189,26 +97,26 @@ function process(input: ArrowArray, output: usize): string | null {
     ends = <usize>buffer(dictionary, 1) + (<usize>dictionary.offset << 2);
     names = buffer(dictionary, 2);
   }
-  let at = 0;
+  let at = 0, made = 0;
   while (at < n) {
-    theRun.first = at;
-    theRun.rows = n - at;
+    let rows = n - at, tagAt: usize = 0, tagLen: u32 = 0;
     if (index) {
       const first = index + (<usize>at << 2), k = load<i32>(first);
-      let rows = 1;
+      rows = 1;
       while (at + rows < n && load<i32>(first + (<usize>rows << 2)) == k) rows++;
       const name = ends + (<usize>k << 2), from = load<u32>(name);
-      theRun.rows = rows;
-      theRun.tagAt = names + from;
-      theRun.tagLen = load<u32>(name, 4) - from;
+      tagAt = names + from;
+      tagLen = load<u32>(name, 4) - from;
     }
-    const state = tags.stateOf(theRun.tagAt, theRun.tagLen);
+    const state = tags.stateOf(tagAt, tagLen);
     if (!state) return tags.noMemory;
+    theRun.begin(at, rows, tagAt, tagLen, made);
     const why = run(theRun, changetype<State>(state));
     if (why) return why;
-    at += theRun.rows;
+    at += rows;
+    made += theRun.made;
   }
-  return null;
+  return finish(made, output);
 }
 
 export function penstock_snapshot(out: usize): i32 {

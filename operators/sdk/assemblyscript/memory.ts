@@ -55,17 +55,18 @@ export class Buffer {
   at: usize = 0;
   cap: u32 = 0;
 
-  /** Makes it hold n bytes, all zero; false when out of memory. */
-  zeroed(n: u64): bool {
+  /** Makes it hold n bytes: the first `keep` as they are, the others zero; false when out of memory. */
+  extend(keep: u64, n: u64): bool {
     if (n > this.cap) {
       if (n > largest) return false;
       const cap: u32 = 1 << sizeClass(<u32>n), p = alloc(cap, 64);
       if (!p) return false;
+      memory.copy(p, this.at, <usize>keep);
       free(this.at, this.cap, 64);
       this.at = p;
       this.cap = cap;
     }
-    memory.fill(this.at, 0, <usize>n);
+    memory.fill(this.at + <usize>keep, 0, <usize>(n - keep));
     return true;
   }
 }

@@ -10,11 +10,19 @@
 //                     all zero when its tag is first seen; saved and restored for you
 //   open(params)      called once; returns null, or why it fails
 //   run(run, state)   called for each tag of each batch; likewise
+//   advance(run, state, watermark)
+//                     of an "emit" operator, which makes rows of its own: called for each tag seen
+//                     so far, in the order in which they came, when the input is complete up to
+//                     the watermark (ns since 1970). The run has the tag, and no rows; likewise
 //
-// What run allocates is collected after each batch. Asking for a column by
-// another type than it has, or for a row that is not there, stops the module
-// with a message in the log. An operator that makes rows of its own ("emit") is
-// written against the ABI itself.
+// A row of a nullable output column is null until you put a value into it. One
+// that is not nullable is 0, false, "" in a "map" operator; in an "emit"
+// operator it must be put, or the call fails. What a call allocates is collected
+// after it. Asking for a column by another type than it has, or for a row that is
+// not there, and running out of memory for rows or texts, stop the module with a
+// message in the log.
+
+import { emits, keep, maxColumns, needRow, outputData, outputTypes, outputValid, outTag, wordOf } from "./output";
 
 export enum Type {
   Timestamp,
@@ -26,7 +34,7 @@ export enum Type {
   Int64,
 }
 
-/** A column of the manifest. Outputs may be of every type but tag and string. */
+/** A column of the manifest. Only an "emit" operator makes a tag. */
 export class Column {
   constructor(
     public name: string,
@@ -79,13 +87,21 @@ export function stop(message: string | null, file: string | null, line: u32, col
   unreachable();
 }
 
-/** The rows of one tag in a batch, in time order, and where their results go. */
+/**
+ * The rows of one tag in a batch, in time order, and where results go: row i of
+ * the output of a "map" operator is that of the input, of an "emit" operator one
+ * that was added.
+ */
 export class Run {
-  /** At least 1. */
+  /** At least 1; in advance 0. */
   rows: i32 = 0;
   first: i32 = 0;
+  made: i32 = 0; // of the output
+  madeFirst: i32 = 0;
+  hasTag: bool = false;
   tagAt: usize = 0;
   tagLen: u32 = 0;
+  tagWord: u64 = 0; // as it stands in the output
 
   /** The tag; empty when no input column is one: the batch is one run then. */
   tag(): string {
@@ -128,45 +144,91 @@ export class Run {
   }
 
   isNull(column: i32, i: i32): bool {
-    const valid = validAt[column];
-    return valid != 0 && !bit(valid, bitsFrom[column] + this.row(i));
+    const valid = validAt[column], row = this.row(i);
+    return valid != 0 && !bit(valid, bitsFrom[column] + row);
+  }
+
+  /**
+   * Adds a row to what an "emit" operator makes and returns its number, for what
+   * is put into it: 0 is the first of this run. Its tag is the run's, unless
+   * another is put. Rows of one tag stand together, their time never goes down,
+   * and the host sets a limit (max_output_rows).
+   */
+  addRow(): i32 {
+    if (!emits) throw new Error("a row is added by a map operator");
+    const at = this.madeFirst + this.made;
+    needRow(at);
+    if (outTag >= 0 && this.hasTag) {
+      if (this.made == 0) {
+        memory.copy(keep(outTag, this.tagLen), this.tagAt, this.tagLen);
+        this.tagWord = wordOf(outTag, this.tagLen);
+      }
+      setValid(outTag, at);
+      store<u64>(outputData[outTag] + (<usize>at << 3), this.tagWord);
+    }
+    return this.made++;
   }
 
   // @ts-ignore: decorator
   @inline
   putFloat64(column: i32, i: i32, v: f64): void {
-    store<f64>(this.output(column, Type.Float64, i) + (<usize>(this.first + i) << 3), v);
+    store<f64>(this.output(column, Type.Float64, i) + (<usize>(this.madeFirst + i) << 3), v);
   }
 
   // @ts-ignore: decorator
   @inline
   putInt64(column: i32, i: i32, v: i64): void {
-    store<i64>(this.output(column, Type.Int64, i) + (<usize>(this.first + i) << 3), v);
+    store<i64>(this.output(column, Type.Int64, i) + (<usize>(this.madeFirst + i) << 3), v);
   }
 
   /** Nanoseconds since 1970. */
   // @ts-ignore: decorator
   @inline
   putTimestamp(column: i32, i: i32, v: i64): void {
-    store<i64>(this.output(column, Type.Timestamp, i) + (<usize>(this.first + i) << 3), v);
+    store<i64>(this.output(column, Type.Timestamp, i) + (<usize>(this.madeFirst + i) << 3), v);
   }
 
   // @ts-ignore: decorator
   @inline
   putUint32(column: i32, i: i32, v: u32): void {
-    store<u32>(this.output(column, Type.Uint32, i) + (<usize>(this.first + i) << 2), v);
+    store<u32>(this.output(column, Type.Uint32, i) + (<usize>(this.madeFirst + i) << 2), v);
   }
 
   putBool(column: i32, i: i32, v: bool): void {
-    const data = this.output(column, Type.Bool, i), at = this.first + i;
+    const data = this.output(column, Type.Bool, i), at = this.madeFirst + i;
     const byte = data + <usize>(at >> 3), mask: u8 = 1 << <u8>(at & 7);
     store<u8>(byte, v ? load<u8>(byte) | mask : load<u8>(byte) & ~mask);
+  }
+
+  /** A copy is kept. */
+  putString(column: i32, i: i32, v: string): void {
+    this.putText(column, Type.String, i, v);
+  }
+
+  putTag(column: i32, i: i32, v: string): void {
+    this.putText(column, Type.Tag, i, v);
+  }
+
+  private putText(column: i32, type: Type, i: i32, v: string): void {
+    const data = this.output(column, type, i), len = <u32>String.UTF8.byteLength(v);
+    String.UTF8.encodeUnsafe(changetype<usize>(v), v.length, keep(column, len));
+    store<u64>(data + (<usize>(this.madeFirst + i) << 3), wordOf(column, len));
+  }
+
+  /** The SDK's. */
+  begin(first: i32, rows: i32, tagAt: usize, tagLen: u32, madeFirst: i32): void {
+    this.first = first;
+    this.rows = rows;
+    this.tagAt = tagAt;
+    this.tagLen = tagLen;
+    this.madeFirst = madeFirst;
+    this.made = emits ? 0 : rows;
   }
 
   // @ts-ignore: decorator
   @inline
   row(i: i32): i32 {
-    if (<u32>i >= <u32>this.rows) throw new Error("the run has no such row");
+    if (<u32>i >= <u32>this.rows) noRow(this.rows);
     return this.first + i;
   }
 
@@ -175,16 +237,15 @@ export class Run {
   @inline
   output(column: i32, type: Type, i: i32): usize {
     if (outputTypes[column] != type) throw new Error("an output column is written by another type than it has");
-    const at = this.row(i), byte = unchecked(outputValid[column]) + <usize>(at >> 3);
-    store<u8>(byte, load<u8>(byte) | (1 << <u8>(at & 7)));
+    if (<u32>i >= <u32>this.made) throw new Error("the run has no such row to write to");
+    setValid(column, this.madeFirst + i);
     return unchecked(outputData[column]);
   }
 }
 
 // ---- What follows is how it works; nothing in it is for you to call. ----
 
-/** The manifest's limit of columns. */
-export const maxColumns = 64;
+export const theRun = new Run();
 
 // Of the batch at hand: where each input column's data begin (the first row's, bits apart), its
 // validity (0: no nulls), the position of its first bit, and a text column's bytes.
@@ -193,10 +254,10 @@ export const dataAt = new StaticArray<usize>(maxColumns);
 export const validAt = new StaticArray<usize>(maxColumns);
 export const bitsFrom = new StaticArray<i32>(maxColumns);
 export const bytesAt = new StaticArray<usize>(maxColumns);
-// And where the outputs go.
-export const outputTypes = new StaticArray<i32>(maxColumns).fill(-1);
-export const outputData = new StaticArray<usize>(maxColumns);
-export const outputValid = new StaticArray<usize>(maxColumns);
+
+function noRow(rows: i32): void {
+  throw new Error(rows ? "the run has no such row" : "an input column is read in advance, where there is none");
+}
 
 // @ts-ignore: decorator
 @inline
@@ -209,4 +270,11 @@ function input(column: i32, type: Type): usize {
 @inline
 function bit(bits: usize, i: i32): bool {
   return ((load<u8>(bits + <usize>(i >> 3)) >> <u8>(i & 7)) & 1) != 0;
+}
+
+// @ts-ignore: decorator
+@inline
+function setValid(column: i32, at: i32): void {
+  const byte = unchecked(outputValid[column]) + <usize>(at >> 3);
+  store<u8>(byte, load<u8>(byte) | (1 << <u8>(at & 7)));
 }

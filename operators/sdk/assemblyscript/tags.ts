@@ -4,7 +4,7 @@
 import { alloc, Buffer, carve, free } from "./memory";
 
 @unmanaged
-class Entry {
+export class Entry {
   next: usize; // of the same bucket
   state: usize;
   hash: u32;
@@ -22,13 +22,13 @@ export const noMemory = "out of memory: raise the operator's memory limit or sen
 
 // @ts-ignore: decorator
 @inline
-function entry(i: u32): Entry {
+export function entry(i: u32): Entry {
   return changetype<Entry>(load<usize>(list + (<usize>i << 2)));
 }
 
 // @ts-ignore: decorator
 @inline
-function name(t: Entry): usize {
+export function name(t: Entry): usize {
   return changetype<usize>(t) + offsetof<Entry>();
 }
 
@@ -100,7 +100,7 @@ const magic: u64 = 0x31544154534e4550; // "PENSTAT1"
 export function snapshot(out: usize): string | null {
   let n: u64 = 16;
   for (let i: u32 = 0; i < count; i++) n += 8 + padded(entry(i).len) + padded(stateSize);
-  if (!bytes.zeroed(n)) return noMemory;
+  if (!bytes.extend(0, n)) return noMemory;
   let p = bytes.at;
   store<u64>(p, magic);
   store<u32>(p, stateSize, 8);

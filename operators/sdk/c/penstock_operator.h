@@ -1,26 +1,33 @@
 /* penstock_operator.h: write a Penstock operator in C without touching Arrow.
  *
- * Include it in one .c file. Say which columns you take and add, what your
+ * Include it in one .c file. Say which columns you take and make, what your
  * parameters and the state of one tag are, and give two functions:
  *
  *   static int open(const struct params *p)                      once, at the start
  *   static int run(const penstock_run *r, struct state *s)       for each tag of each batch
  *   PENSTOCK_MAP(inputs, outputs, struct params, struct state, open, run)
  *
- * Both return 0, or penstock_fail("why"). The parameters are a struct with one
+ * or, for an "emit" operator, which makes rows of its own, three:
+ *
+ *   static int run(penstock_run *r, struct state *s)
+ *   static int advance(penstock_run *r, struct state *s, int64_t watermark)
+ *                                 for each tag seen so far, in the order in which they came,
+ *                                 when the input is complete up to the watermark (ns since 1970)
+ *   PENSTOCK_EMIT(inputs, outputs, struct params, struct state, open, run, advance)
+ *
+ * All return 0, or penstock_fail("why"). The parameters are a struct with one
  * 8-byte member for each of the manifest's, in its order: double for a number
  * (int, float, bool 0 or 1, an enum's position, a duration in seconds),
  * penstock_text for a string. A state is zero when its tag is first seen; it
  * holds numbers only, no pointers, and is saved and restored for you. (Order
  * the members by size, largest first: padding is saved too.)
  *
- * A row of a nullable output column is null until you put a value into it;
- * one that is not nullable is 0, false. Asking for a column by another type
- * than it has, or for a row that is not there, stops the module with a message
- * in the log: such a mistake never goes unseen.
- *
- * An "emit" operator, which makes rows of its own, is written against
- * penstock.h. */
+ * A row of a nullable output column is null until you put a value into it. One
+ * that is not nullable is 0, false, "" in a "map" operator; in an "emit"
+ * operator it must be put, or the call fails. Asking for a column by another
+ * type than it has, or for a row that is not there, and running out of memory
+ * for rows or texts, stop the module with a message in the log: such a mistake
+ * never goes unseen. */
 #ifndef PENSTOCK_OPERATOR_H
 #define PENSTOCK_OPERATOR_H
 #include "penstock.h"
@@ -31,7 +38,7 @@ typedef enum { PENSTOCK_TIMESTAMP, PENSTOCK_TAG, PENSTOCK_FLOAT64, PENSTOCK_UINT
 
 #define PENSTOCK_NULLABLE 1
 
-/* A column of the manifest. Outputs may be of every type but tag and string. */
+/* A column of the manifest. Only an "emit" operator makes a tag. */
 typedef struct {
   const char *name;
   penstock_type type;
@@ -44,11 +51,12 @@ typedef struct {
   uint32_t len;
 } penstock_text;
 
-/* The rows of one tag in a batch, in time order. */
+/* The rows of one tag in a batch, in time order. In advance: none. */
 typedef struct {
   penstock_text tag; /* empty when no input column is a tag: the batch is one run */
-  int32_t rows;      /* at least 1 */
+  int32_t rows;      /* in run at least 1, in advance 0 */
   int32_t first;     /* position of the first in the batch */
+  int32_t made, made_first; /* of the output: the SDK's */
 } penstock_run;
 
 /* What a column holds; row i is one of the run's, 0 <= i < r->rows. */
@@ -60,11 +68,23 @@ static int penstock_bool(const penstock_run *r, int column, int32_t i);
 static penstock_text penstock_string(const penstock_run *r, int column, int32_t i);
 static int penstock_is_null(const penstock_run *r, int column, int32_t i);
 
+/* penstock_add_row adds a row to what an "emit" operator makes and returns its
+ * number, for what is put into it: 0 is the first of this run. Its tag is the
+ * run's, unless you put another. Rows of one tag stand together, their time
+ * never goes down, and the host sets a limit (max_output_rows). */
+static int32_t penstock_add_row(penstock_run *r);
+
+/* What goes into row i: of the run in a "map" operator, or one that was added. */
 static void penstock_put_timestamp(const penstock_run *r, int column, int32_t i, int64_t ns);
 static void penstock_put_int64(const penstock_run *r, int column, int32_t i, int64_t v);
 static void penstock_put_float64(const penstock_run *r, int column, int32_t i, double v);
 static void penstock_put_uint32(const penstock_run *r, int column, int32_t i, uint32_t v);
 static void penstock_put_bool(const penstock_run *r, int column, int32_t i, int v);
+static void penstock_put_string(const penstock_run *r, int column, int32_t i, penstock_text v); /* UTF-8; a copy is kept */
+static void penstock_put_tag(const penstock_run *r, int column, int32_t i, penstock_text v);
+
+/* The text of a C string. */
+static penstock_text penstock_text_of(const char *s);
 
 /* penstock_fail notes why a call fails and returns the status 1. */
 static int penstock_fail(const char *why);
@@ -86,6 +106,8 @@ static uint32_t penstock_length(const char *s) {
   while (s[n]) n++;
   return n;
 }
+
+PENSTOCK_UNUSED static penstock_text penstock_text_of(const char *s) { return (penstock_text){s, penstock_length(s)}; }
 
 static int penstock_same(const char *a, const char *b, uint32_t n) {
   for (uint32_t i = 0; i < n; i++)
@@ -154,19 +176,23 @@ void penstock_free(void *p, uint32_t size, uint32_t align) {
 
 /* A buffer that every call uses again and that grows to the largest. */
 struct penstock_buffer {
-  void *p;
+  char *p;
   uint32_t cap;
 };
 
-static int penstock_reserve(struct penstock_buffer *b, uint64_t n) {
-  if (n <= b->cap) return 1;
-  if (n > 1u << 30) return 0;
-  uint32_t cap = 1u << penstock_size_class((uint32_t)n);
-  void *p = penstock_alloc(cap, 64);
-  if (!p) return 0;
-  penstock_free(b->p, b->cap, 64);
-  b->p = p;
-  b->cap = cap;
+/* penstock_extend makes the buffer hold n bytes: the first `keep` as they are,
+ * the others zero. It returns 0 when out of memory. */
+static int penstock_extend(struct penstock_buffer *b, uint64_t keep, uint64_t n) {
+  if (n > b->cap) {
+    if (n > 1u << 30) return 0;
+    uint32_t cap = 1u << penstock_size_class((uint32_t)n);
+    char *p = penstock_alloc(cap, 64);
+    if (!p) return 0;
+    if (keep) __builtin_memcpy(p, b->p, keep);
+    penstock_free(b->p, b->cap, 64);
+    *b = (struct penstock_buffer){p, cap};
+  }
+  if (n > keep) __builtin_memset(b->p + keep, 0, n - keep);
   return 1;
 }
 
@@ -183,7 +209,17 @@ PENSTOCK_UNUSED static int penstock_fail(const char *why) {
   return 1;
 }
 
-static int penstock_fail_memory(void) { return penstock_fail("out of memory: raise the operator's memory limit or send it fewer tags"); }
+static const char penstock_no_memory[] = "out of memory: raise the operator's memory limit or send it fewer tags";
+
+static int penstock_fail_memory(void) { return penstock_fail(penstock_no_memory); }
+
+static int penstock_fail_column(const char *direction, const char *name, const char *why) {
+  penstock_fail(direction);
+  penstock_error_add(" column ");
+  penstock_error_add(name);
+  penstock_error_add(why);
+  return 1;
+}
 
 PENSTOCK_EXPORT(penstock_last_error)
 int32_t penstock_last_error(penstock_buf *out) {
@@ -194,13 +230,14 @@ int32_t penstock_last_error(penstock_buf *out) {
 PENSTOCK_EXPORT(penstock_abi_version)
 int32_t penstock_abi_version(void) { return PENSTOCK_ABI_VERSION; }
 
-/* The operator, as PENSTOCK_MAP defines it. */
+/* The operator, as PENSTOCK_MAP or PENSTOCK_EMIT defines it. */
 struct penstock_operator {
   const penstock_column *inputs, *outputs;
   int n_inputs, n_outputs;
   uint32_t params_size, state_size;
   int (*open)(const void *params);
-  int (*run)(const penstock_run *r, void *state);
+  int (*run)(penstock_run *r, void *state);
+  int (*advance)(penstock_run *r, void *state, int64_t watermark); /* 0: kind "map" */
 };
 static const struct penstock_operator penstock_self;
 
@@ -269,9 +306,8 @@ int32_t penstock_snapshot(penstock_buf *out) {
   uint32_t size = penstock_self.state_size;
   uint64_t n = 16;
   for (uint32_t i = 0; i < penstock_tag_count; i++) n += 8 + penstock_padded(penstock_tags[i]->len) + penstock_padded(size);
-  if (!penstock_reserve(&penstock_snapshot_bytes, n)) return penstock_fail_memory();
+  if (!penstock_extend(&penstock_snapshot_bytes, 0, n)) return penstock_fail_memory();
   char *p = penstock_snapshot_bytes.p;
-  __builtin_memset(p, 0, n);
   __builtin_memcpy(p, "PENSTAT1", 8);
   ((uint32_t *)p)[2] = size;
   ((uint32_t *)p)[3] = penstock_tag_count;
@@ -318,66 +354,159 @@ int32_t penstock_open(const void *params, uint32_t len) {
 }
 
 static const char *const penstock_formats[] = {"tsn:UTC", "i", "g", "I", "u", "b", "l"};
-static struct ArrowSchema penstock_out_schema[PENSTOCK_MAX_COLUMNS], *penstock_out_schemas[PENSTOCK_MAX_COLUMNS];
-static int penstock_tag_column; /* -1: none */
+static int penstock_tag_column; /* of the input; -1: none */
+
+/* An output column, which each call makes anew. A text or tag stands in data as
+ * where it begins in put and its length (4 bytes each) until penstock_finish. */
+struct penstock_out {
+  struct penstock_buffer data, valid, put, text;
+  uint32_t put_len;
+  const void *pointers[3];
+  struct ArrowArray array;
+  struct ArrowSchema schema;
+};
+static struct penstock_out penstock_outs[PENSTOCK_MAX_COLUMNS];
+static struct ArrowSchema *penstock_out_schemas[PENSTOCK_MAX_COLUMNS];
+static struct ArrowArray *penstock_out_arrays[PENSTOCK_MAX_COLUMNS];
+static int penstock_out_tag; /* -1: none */
 
 PENSTOCK_EXPORT(penstock_bind)
 int32_t penstock_bind(const struct ArrowSchema *in, struct ArrowSchema *out) {
   const struct penstock_operator *o = &penstock_self;
   if (in->n_children != o->n_inputs) return penstock_fail("the input columns in the source are not as many as in the manifest");
-  penstock_tag_column = -1;
+  penstock_tag_column = penstock_out_tag = -1;
   for (int i = 0; i < o->n_inputs; i++) {
     const penstock_column *c = &o->inputs[i];
-    if (!penstock_same_text(in->children[i]->name, c->name) || !penstock_same_text(in->children[i]->format, penstock_formats[c->type])) {
-      penstock_fail("input column ");
-      penstock_error_add(c->name);
-      penstock_error_add(" has another name, type or place in the manifest");
-      return 1;
-    }
-    if (!c->nullable && in->children[i]->flags & ARROW_FLAG_NULLABLE) {
-      penstock_fail("input column ");
-      penstock_error_add(c->name);
-      penstock_error_add(" may have nulls: the source does not call it nullable");
-      return 1;
-    }
+    if (!penstock_same_text(in->children[i]->name, c->name) || !penstock_same_text(in->children[i]->format, penstock_formats[c->type]))
+      return penstock_fail_column("input", c->name, " has another name, type or place in the manifest");
+    if (!c->nullable && in->children[i]->flags & ARROW_FLAG_NULLABLE)
+      return penstock_fail_column("input", c->name, " may have nulls: the source does not call it nullable");
     if (c->type == PENSTOCK_TAG) penstock_tag_column = i;
   }
   *out = (struct ArrowSchema){.format = "+s", .name = "", .n_children = o->n_outputs, .children = penstock_out_schemas};
   for (int i = 0; i < o->n_outputs; i++) {
     const penstock_column *c = &o->outputs[i];
-    if (c->type == PENSTOCK_TAG || c->type == PENSTOCK_STRING) return penstock_fail("an output column may not be a tag or a string");
-    penstock_out_schema[i] = (struct ArrowSchema){.format = penstock_formats[c->type], .name = c->name, .flags = c->nullable ? ARROW_FLAG_NULLABLE : 0};
-    penstock_out_schemas[i] = &penstock_out_schema[i];
+    if (c->type == PENSTOCK_TAG) {
+      if (!o->advance) return penstock_fail_column("output", c->name, " may not be a tag: a map operator's rows have theirs");
+      penstock_out_tag = i;
+    }
+    penstock_outs[i].schema = (struct ArrowSchema){.format = penstock_formats[c->type], .name = c->name, .flags = c->nullable ? ARROW_FLAG_NULLABLE : 0};
+    penstock_out_schemas[i] = &penstock_outs[i].schema;
   }
   return 0;
 }
 
-/* The batch at hand, and its outputs. */
+/* The call at hand: its batch (0 in advance), the rows that there is room for,
+ * and the tag of the run's rows, as it stands in data. */
 static const struct ArrowArray *penstock_in;
-static struct ArrowArray penstock_out_array[PENSTOCK_MAX_COLUMNS], *penstock_out_arrays[PENSTOCK_MAX_COLUMNS];
-static const void *penstock_out_pointers[PENSTOCK_MAX_COLUMNS][2], *penstock_no_buffer[1];
-static struct penstock_buffer penstock_data[PENSTOCK_MAX_COLUMNS], penstock_valid[PENSTOCK_MAX_COLUMNS];
+static int64_t penstock_room;
+static uint64_t penstock_run_tag;
+
+static uint64_t penstock_bit_bytes(int64_t rows) { return (uint64_t)(rows + 63) / 64 * 8; }
+
+static uint64_t penstock_data_bytes(penstock_type t, int64_t rows) {
+  return t == PENSTOCK_BOOL ? penstock_bit_bytes(rows) : (uint64_t)rows * (t == PENSTOCK_UINT32 ? 4 : 8);
+}
+
+static int penstock_make_room(int64_t rows) {
+  for (int i = 0; i < penstock_self.n_outputs; i++) {
+    struct penstock_out *o = &penstock_outs[i];
+    penstock_type t = penstock_self.outputs[i].type;
+    if (!penstock_extend(&o->data, penstock_data_bytes(t, penstock_room), penstock_data_bytes(t, rows))) return 0;
+    if (!penstock_extend(&o->valid, penstock_bit_bytes(penstock_room), penstock_bit_bytes(rows))) return 0;
+  }
+  penstock_room = rows;
+  return 1;
+}
+
+static void penstock_begin(const struct ArrowArray *in) {
+  penstock_in = in;
+  penstock_room = 0;
+  for (int i = 0; i < penstock_self.n_outputs; i++) penstock_outs[i].put_len = 0;
+}
+
+static inline int penstock_bit(const void *bits, int64_t i) { return ((const uint8_t *)bits)[i >> 3] >> (i & 7) & 1; }
+
+/* penstock_append appends a text that was put to the column's bytes. */
+static int penstock_append(struct penstock_out *o, int32_t *end, const uint32_t put[2]) {
+  if (!penstock_extend(&o->text, (uint32_t)*end, (uint64_t)(uint32_t)*end + put[1])) return 0;
+  if (put[1]) __builtin_memcpy(o->text.p + *end, o->put.p + put[0], put[1]);
+  *end += (int32_t)put[1];
+  return 1;
+}
+
+/* penstock_finish_texts makes offsets of what stands in data, in its place: row
+ * i's 4 bytes are no further than the 8 that were read. */
+static int penstock_finish_texts(struct penstock_out *o, int64_t n) {
+  int32_t *offsets = (int32_t *)o->data.p, end = 0;
+  for (int64_t i = 0; i < n; i++) {
+    uint32_t put[2];
+    __builtin_memcpy(put, o->data.p + 8 * i, 8);
+    if (!penstock_append(o, &end, put)) return 0;
+    if (i == 0) offsets[0] = 0;
+    offsets[i + 1] = end;
+  }
+  o->pointers[2] = o->text.p;
+  return 1;
+}
+
+/* penstock_finish_tags likewise makes the numbers of runs, and a dictionary. */
+static int penstock_finish_tags(struct penstock_out *o, int64_t n) {
+  static struct penstock_buffer ends;
+  static const void *pointers[3];
+  static struct ArrowArray dictionary;
+  int32_t runs = 0, end = 0, from = 0;
+  if (!penstock_extend(&ends, 0, 4)) return 0;
+  for (int64_t i = 0; i < n; i++) {
+    uint32_t put[2];
+    __builtin_memcpy(put, o->data.p + 8 * i, 8);
+    if (i == 0 || (uint32_t)(end - from) != put[1] || !penstock_same(o->text.p + from, o->put.p + put[0], put[1])) {
+      from = end;
+      if (!penstock_append(o, &end, put) || !penstock_extend(&ends, 4 * ((uint64_t)runs + 1), 4 * ((uint64_t)runs + 2))) return 0;
+      ((int32_t *)ends.p)[++runs] = end;
+    }
+    ((int32_t *)o->data.p)[i] = runs - 1;
+  }
+  pointers[1] = ends.p;
+  pointers[2] = o->text.p;
+  dictionary = (struct ArrowArray){.length = runs, .n_buffers = 3, .buffers = pointers};
+  o->array.dictionary = &dictionary;
+  return 1;
+}
+
+/* penstock_finish hands out the rows that the call made. */
+static int penstock_finish(int64_t n, struct ArrowArray *out) {
+  static const void *no_buffer[1];
+  const struct penstock_operator *self = &penstock_self;
+  if (n == 0 && self->advance) return 0;
+  for (int i = 0; i < self->n_outputs; i++) {
+    const penstock_column *c = &self->outputs[i];
+    struct penstock_out *o = &penstock_outs[i];
+    if (self->advance && !c->nullable)
+      for (int64_t k = 0; k < n; k++)
+        if (!penstock_bit(o->valid.p, k)) return penstock_fail_column("output", c->name, " has no value in a row, and is not nullable");
+    o->array = (struct ArrowArray){.length = n, .null_count = c->nullable ? -1 : 0, .n_buffers = c->type == PENSTOCK_STRING ? 3 : 2, .buffers = o->pointers};
+    if (c->type == PENSTOCK_STRING && !penstock_finish_texts(o, n)) return penstock_fail_memory();
+    if (c->type == PENSTOCK_TAG && !penstock_finish_tags(o, n)) return penstock_fail_memory();
+    o->pointers[0] = c->nullable ? o->valid.p : 0;
+    o->pointers[1] = o->data.p;
+    penstock_out_arrays[i] = &o->array;
+  }
+  *out = (struct ArrowArray){.length = n, .n_buffers = 1, .buffers = no_buffer, .n_children = self->n_outputs, .children = penstock_out_arrays};
+  return 0;
+}
 
 PENSTOCK_EXPORT(penstock_process)
 int32_t penstock_process(const struct ArrowArray *in, struct ArrowArray *out) {
   const struct penstock_operator *o = &penstock_self;
   int64_t n = in->length;
   if (in->n_children != o->n_inputs || in->offset || n < 0 || n > INT32_MAX) return penstock_fail("the batch is not as it was bound");
-  for (int i = 0; i < o->n_outputs; i++) {
-    uint64_t bits = (uint64_t)(n + 63) / 64 * 8, bytes = o->outputs[i].type == PENSTOCK_BOOL ? bits : (uint64_t)n * (o->outputs[i].type == PENSTOCK_UINT32 ? 4 : 8);
-    if (!penstock_reserve(&penstock_data[i], bytes) || !penstock_reserve(&penstock_valid[i], bits)) return penstock_fail_memory();
-    __builtin_memset(penstock_data[i].p, 0, bytes);
-    __builtin_memset(penstock_valid[i].p, 0, bits);
-    penstock_out_pointers[i][0] = o->outputs[i].nullable ? penstock_valid[i].p : 0;
-    penstock_out_pointers[i][1] = penstock_data[i].p;
-    penstock_out_array[i] = (struct ArrowArray){.length = n, .null_count = o->outputs[i].nullable ? -1 : 0, .n_buffers = 2, .buffers = penstock_out_pointers[i]};
-    penstock_out_arrays[i] = &penstock_out_array[i];
-  }
-  *out = (struct ArrowArray){.length = n, .n_buffers = 1, .buffers = penstock_no_buffer, .n_children = o->n_outputs, .children = penstock_out_arrays};
-  penstock_in = in;
+  penstock_begin(in);
+  if (!o->advance && !penstock_make_room(n)) return penstock_fail_memory();
   const struct ArrowArray *tag = penstock_tag_column < 0 ? 0 : in->children[penstock_tag_column];
+  int32_t made = 0;
   for (int32_t at = 0; at < n;) {
-    penstock_run r = {{"", 0}, (int32_t)n - at, at};
+    penstock_run r = {.tag = {"", 0}, .rows = (int32_t)n - at, .first = at};
     if (tag) {
       const int32_t *index = (const int32_t *)tag->buffers[1] + tag->offset, *offset = (const int32_t *)tag->dictionary->buffers[1] + tag->dictionary->offset;
       int32_t end = at, name = index[at];
@@ -385,17 +514,34 @@ int32_t penstock_process(const struct ArrowArray *in, struct ArrowArray *out) {
       r.rows = end - at;
       r.tag = (penstock_text){(const char *)tag->dictionary->buffers[2] + offset[name], (uint32_t)(offset[name + 1] - offset[name])};
     }
+    r.made = o->advance ? 0 : r.rows;
+    r.made_first = made;
     void *state = penstock_state_of(r.tag.p, r.tag.len);
     if (!state) return penstock_fail_memory();
     int status = o->run(&r, state);
     if (status) return status;
     at += r.rows;
+    made += r.made;
   }
-  return 0;
+  return penstock_finish(made, out);
+}
+
+PENSTOCK_UNUSED static int32_t penstock_advance_tags(int64_t watermark, struct ArrowArray *out) {
+  int32_t made = 0;
+  penstock_begin(0);
+  for (uint32_t i = 0; i < penstock_tag_count; i++) {
+    struct penstock_tag_entry *t = penstock_tags[i];
+    penstock_run r = {.tag = {t->name, t->len}, .made_first = made};
+    int status = penstock_self.advance(&r, t->state, watermark);
+    if (status) return status;
+    made += r.made;
+  }
+  return penstock_finish(made, out);
 }
 
 static inline const struct ArrowArray *penstock_input(int column, penstock_type type) {
   if ((unsigned)column >= (unsigned)penstock_self.n_inputs || penstock_self.inputs[column].type != type) penstock_stop("the module reads an input column by another type than it has");
+  if (!penstock_in) penstock_stop("an input column is read in advance, where there is none");
   return penstock_in->children[column];
 }
 
@@ -413,8 +559,6 @@ PENSTOCK_READ(penstock_uint32s, uint32_t, PENSTOCK_UINT32)
 static inline void penstock_check_row(const penstock_run *r, int32_t i) {
   if ((uint32_t)i >= (uint32_t)r->rows) penstock_stop("the module asks for a row that the run does not have");
 }
-
-static inline int penstock_bit(const void *bits, int64_t i) { return ((const uint8_t *)bits)[i >> 3] >> (i & 7) & 1; }
 
 PENSTOCK_UNUSED static int penstock_bool(const penstock_run *r, int column, int32_t i) {
   const struct ArrowArray *a = penstock_input(column, PENSTOCK_BOOL);
@@ -436,18 +580,19 @@ PENSTOCK_UNUSED static int penstock_is_null(const penstock_run *r, int column, i
   return a->buffers[0] && !penstock_bit(a->buffers[0], a->offset + r->first + i);
 }
 
+static inline void penstock_set_valid(int column, int32_t at) { penstock_outs[column].valid.p[at >> 3] |= (char)(1 << (at & 7)); }
+
 static inline int32_t penstock_output(const penstock_run *r, int column, int32_t i, penstock_type type) {
   if ((unsigned)column >= (unsigned)penstock_self.n_outputs || penstock_self.outputs[column].type != type) penstock_stop("the module writes an output column by another type than it has");
-  penstock_check_row(r, i);
-  int32_t at = r->first + i;
-  ((uint8_t *)penstock_valid[column].p)[at >> 3] |= (uint8_t)(1 << (at & 7));
-  return at;
+  if ((uint32_t)i >= (uint32_t)r->made) penstock_stop("the run has no such row to write to");
+  penstock_set_valid(column, r->made_first + i);
+  return r->made_first + i;
 }
 
 #define PENSTOCK_WRITE(function, ctype, type)                                                                \
   PENSTOCK_UNUSED static void function(const penstock_run *r, int column, int32_t i, ctype v) {              \
     int32_t at = penstock_output(r, column, i, type);                                                        \
-    ((ctype *)penstock_data[column].p)[at] = v;                                                              \
+    ((ctype *)penstock_outs[column].data.p)[at] = v;                                                         \
   }
 PENSTOCK_WRITE(penstock_put_timestamp, int64_t, PENSTOCK_TIMESTAMP)
 PENSTOCK_WRITE(penstock_put_int64, int64_t, PENSTOCK_INT64)
@@ -457,16 +602,56 @@ PENSTOCK_WRITE(penstock_put_uint32, uint32_t, PENSTOCK_UINT32)
 
 PENSTOCK_UNUSED static void penstock_put_bool(const penstock_run *r, int column, int32_t i, int v) {
   int32_t at = penstock_output(r, column, i, PENSTOCK_BOOL);
-  uint8_t *byte = (uint8_t *)penstock_data[column].p + (at >> 3), mask = (uint8_t)(1 << (at & 7));
+  uint8_t *byte = (uint8_t *)penstock_outs[column].data.p + (at >> 3), mask = (uint8_t)(1 << (at & 7));
   *byte = v ? *byte | mask : *byte & (uint8_t)~mask;
 }
 
-#define PENSTOCK_MAP(in, out, params, state, open_it, run_it)                                                            \
+/* penstock_keep copies a text and returns how it stands in data. */
+static uint64_t penstock_keep(int column, penstock_text v) {
+  struct penstock_out *o = &penstock_outs[column];
+  uint64_t from = o->put_len;
+  if (!penstock_extend(&o->put, from, from + v.len)) penstock_stop(penstock_no_memory);
+  if (v.len) __builtin_memcpy(o->put.p + from, v.p, v.len);
+  o->put_len += v.len;
+  return from | (uint64_t)v.len << 32;
+}
+
+PENSTOCK_UNUSED static void penstock_put_string(const penstock_run *r, int column, int32_t i, penstock_text v) {
+  int32_t at = penstock_output(r, column, i, PENSTOCK_STRING);
+  ((uint64_t *)penstock_outs[column].data.p)[at] = penstock_keep(column, v);
+}
+
+PENSTOCK_UNUSED static void penstock_put_tag(const penstock_run *r, int column, int32_t i, penstock_text v) {
+  int32_t at = penstock_output(r, column, i, PENSTOCK_TAG);
+  ((uint64_t *)penstock_outs[column].data.p)[at] = penstock_keep(column, v);
+}
+
+PENSTOCK_UNUSED static int32_t penstock_add_row(penstock_run *r) {
+  int32_t at = r->made_first + r->made;
+  if (!penstock_self.advance) penstock_stop("a row is added by a map operator");
+  if (at == penstock_room && !penstock_make_room(at ? 2 * (int64_t)at : 64)) penstock_stop(penstock_no_memory);
+  if (penstock_out_tag >= 0 && penstock_tag_column >= 0) {
+    if (r->made == 0) penstock_run_tag = penstock_keep(penstock_out_tag, r->tag);
+    ((uint64_t *)penstock_outs[penstock_out_tag].data.p)[at] = penstock_run_tag;
+    penstock_set_valid(penstock_out_tag, at);
+  }
+  return r->made++;
+}
+
+#define PENSTOCK_SELF(in, out, params, state, open_it, run_it, advance_it)                                               \
   _Static_assert(sizeof(in) / sizeof *(in) <= PENSTOCK_MAX_COLUMNS, "too many input columns");                           \
   _Static_assert(sizeof(out) / sizeof *(out) <= PENSTOCK_MAX_COLUMNS, "too many output columns");                        \
   static int penstock_call_open(const void *p) { return open_it((const params *)p); }                                    \
-  static int penstock_call_run(const penstock_run *r, void *s) { return run_it(r, (state *)s); }                         \
+  static int penstock_call_run(penstock_run *r, void *s) { return run_it(r, (state *)s); }                               \
   static const struct penstock_operator penstock_self = {(in), (out), sizeof(in) / sizeof *(in), sizeof(out) / sizeof *(out), \
-                                                         sizeof(params), sizeof(state), penstock_call_open, penstock_call_run};
+                                                         sizeof(params), sizeof(state), penstock_call_open, penstock_call_run, advance_it};
+
+#define PENSTOCK_MAP(in, out, params, state, open_it, run_it) PENSTOCK_SELF(in, out, params, state, open_it, run_it, 0)
+
+#define PENSTOCK_EMIT(in, out, params, state, open_it, run_it, advance_it)                                               \
+  static int penstock_call_advance(penstock_run *r, void *s, int64_t watermark) { return advance_it(r, (state *)s, watermark); } \
+  PENSTOCK_SELF(in, out, params, state, open_it, run_it, penstock_call_advance)                                          \
+  PENSTOCK_EXPORT(penstock_advance)                                                                                      \
+  int32_t penstock_advance(int64_t watermark, struct ArrowArray *out) { return penstock_advance_tags(watermark, out); }
 
 #endif

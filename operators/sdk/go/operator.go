@@ -2,13 +2,12 @@
 
 // Package penstock lets you write a Penstock operator in Go without touching
 // Arrow. Name the columns, a struct of parameters and a struct that is the state
-// of one tag, implement [Operator], and call [Map] in an init function; main
-// stays empty. It needs nothing but the standard library.
+// of one tag, implement [Operator] and call [Map] in an init function, or
+// [Emitter] and [Emit]; main stays empty. It needs nothing but the standard
+// library.
 //
 // Asking for a column by another type than it has, or for a row that is not
 // there, panics: the message goes to the host's log and the module is stopped.
-// An operator that makes rows of its own ("emit") is written against the ABI
-// itself.
 package penstock
 
 import (
@@ -35,8 +34,7 @@ const (
 
 var formats = [...]string{"tsn:UTC", "i", "g", "I", "u", "b", "l"}
 
-// Column is a column of the manifest. Outputs may be of every type but Tag and
-// String.
+// Column is a column of the manifest. Only an "emit" operator makes a Tag.
 type Column struct {
 	Name     string
 	Type     Type
@@ -55,6 +53,16 @@ type Operator[P, S any] interface {
 	// Run is called for each tag of each batch. It keeps neither of its
 	// arguments.
 	Run(r *Run, s *S) error
+}
+
+// Emitter is an operator of the kind "emit": it makes rows of its own, in Run and
+// in Advance, each with [Run.AddRow].
+type Emitter[P, S any] interface {
+	Operator[P, S]
+	// Advance is called for each tag seen so far, in the order in which they
+	// came, when the input is complete up to the watermark, in ns since 1970. R
+	// has the tag, and no rows.
+	Advance(r *Run, s *S, watermark int64) error
 }
 
 // Map makes op the module's operator. Inputs and outputs are the manifest's, in
@@ -77,8 +85,17 @@ func Map[P, S any](inputs, outputs []Column, op Operator[P, S]) {
 		}
 		return op.Open(p)
 	}
-	self.run = func(r *Run, state []byte) error { return op.Run(r, (*S)(unsafe.Pointer(unsafe.SliceData(state)))) }
+	self.run = func(r *Run, state []byte) error { return op.Run(r, stateAs[S](state)) }
 }
+
+// Emit makes op the module's operator. Inputs and outputs are the manifest's, in
+// its order.
+func Emit[P, S any](inputs, outputs []Column, op Emitter[P, S]) {
+	Map[P, S](inputs, outputs, op)
+	self.advance = func(r *Run, state []byte, watermark int64) error { return op.Advance(r, stateAs[S](state), watermark) }
+}
+
+func stateAs[S any](state []byte) *S { return (*S)(unsafe.Pointer(unsafe.SliceData(state))) }
 
 func readParams(to reflect.Value, slots []uint64) error {
 	for i := range to.NumField() {
@@ -122,21 +139,26 @@ func onlyNumbers(t reflect.Type) error {
 	return errors.New("a state has a " + t.String() + ": it may hold numbers only")
 }
 
-// Run is the rows of one tag in a batch, in time order, and where their results
-// go. Row i is one of 0 to Rows-1.
+// Run is the rows of one tag in a batch, in time order, and where results go.
+// Row i of the input is one of 0 to Rows-1. So is row i of the output of a "map"
+// operator; that of an "emit" operator is one that AddRow added.
 type Run struct {
 	// Tag is empty when no input column is a tag: the batch is one run then.
 	Tag string
-	// Rows is at least 1.
+	// Rows is at least 1; in Advance it is 0.
 	Rows int
 
-	first int
-	batch []*arrowArray
+	first           int
+	batch           []*arrowArray
+	madeFirst, made int // of the output
 }
 
 func (r *Run) input(column int, t Type) *arrowArray {
 	if c := self.inputs[column]; c.Type != t {
 		panic("penstock: input column " + c.Name + " is read by another type than it has")
+	}
+	if r.Rows == 0 {
+		panic("penstock: an input column is read in advance, where there is none")
 	}
 	return r.batch[column]
 }
@@ -182,13 +204,41 @@ func (r *Run) IsNull(column, i int) bool {
 	return valid != 0 && !bit(valid, int(a.offset)+r.row(i))
 }
 
+// AddRow adds a row to what an "emit" operator makes and returns its number, for
+// what is put into it: 0 is the first of this run. Its tag is the run's, unless
+// another is put. Rows of one tag stand together, their time never goes down, and
+// the host sets a limit (max_output_rows).
+func (r *Run) AddRow() int {
+	if self.advance == nil {
+		panic("penstock: a row is added by a map operator")
+	}
+	row := r.madeFirst + r.made
+	if row == self.room {
+		makeRoom(max(64, 2*row))
+	}
+	if self.outTag >= 0 && self.tagColumn >= 0 {
+		o := &self.out[self.outTag]
+		if r.made == 0 {
+			self.runTag = o.keep(r.Tag)
+		}
+		o.words[row] = self.runTag
+		o.valid[row>>3] |= 1 << (row & 7)
+	}
+	r.made++
+	return r.made - 1
+}
+
 // put marks row i as not null. A row of a nullable output column is null until
-// then; one that is not nullable is 0, false.
+// then. One that is not nullable is 0, false, "" in a "map" operator; in an
+// "emit" operator it must be put, or the call fails.
 func (r *Run) put(column, i int, t Type) (*output, int) {
 	if c := self.outputs[column]; c.Type != t {
 		panic("penstock: output column " + c.Name + " is written by another type than it has")
 	}
-	o, row := &self.out[column], r.row(i)
+	if uint(i) >= uint(r.made) {
+		panic("penstock: the run has no such row to write to")
+	}
+	o, row := &self.out[column], r.madeFirst+i
 	o.valid[row>>3] |= 1 << (row & 7)
 	return o, row
 }
@@ -226,6 +276,19 @@ func (r *Run) PutBool(column, i int, v bool) {
 	if *word &^= mask; v {
 		*word |= mask
 	}
+}
+
+// PutString sets the output column's text in row i: UTF-8, of which a copy is
+// kept.
+func (r *Run) PutString(column, i int, v string) {
+	o, row := r.put(column, i, String)
+	o.words[row] = o.keep(v)
+}
+
+// PutTag sets the tag of row i.
+func (r *Run) PutTag(column, i int, v string) {
+	o, row := r.put(column, i, Tag)
+	o.words[row] = o.keep(v)
 }
 
 // IsBad says whether an OPC UA quality is Bad; 0 is Good.

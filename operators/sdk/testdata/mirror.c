@@ -7,14 +7,15 @@ static const penstock_column inputs[] = {
     {"count", PENSTOCK_INT64, PENSTOCK_NULLABLE},
 };
 
-enum { TIME_OUT, VALUE_OUT, SIZE, QUALITY_OUT, FLAG_OUT, ON_OUT, COUNT_OUT, PARAMS, BEFORE };
+enum { TIME_OUT, VALUE_OUT, SIZE, QUALITY_OUT, FLAG_OUT, ON_OUT, COUNT_OUT, PARAMS, BEFORE, TEXT_OUT, LABEL };
 static const penstock_column outputs[] = {
     {"time_out", PENSTOCK_TIMESTAMP, 0}, {"value_out", PENSTOCK_FLOAT64, PENSTOCK_NULLABLE}, {"size", PENSTOCK_INT64, PENSTOCK_NULLABLE},
     {"quality_out", PENSTOCK_UINT32, 0}, {"flag_out", PENSTOCK_BOOL, PENSTOCK_NULLABLE},     {"on_out", PENSTOCK_BOOL, 0},
     {"count_out", PENSTOCK_INT64, PENSTOCK_NULLABLE}, {"params", PENSTOCK_FLOAT64, 0},       {"before", PENSTOCK_FLOAT64, 0},
+    {"text_out", PENSTOCK_STRING, PENSTOCK_NULLABLE}, {"label", PENSTOCK_STRING, 0},
 };
 
-enum { RIGHT, INPUT, OUTPUT, ROW, FAIL };
+enum { RIGHT, INPUT, OUTPUT, ROW, FAIL, ADD };
 
 struct params {
   double n, on, wait, mode;
@@ -36,7 +37,7 @@ static int open(const struct params *p) {
   return 0;
 }
 
-static int run(const penstock_run *r, struct state *s) {
+static int run(penstock_run *r, struct state *s) {
   const int64_t *time = penstock_timestamps(r, TIME), *count = penstock_int64s(r, COUNT);
   const double *value = penstock_float64s(r, VALUE);
   const uint32_t *quality = penstock_uint32s(r, QUALITY);
@@ -44,6 +45,14 @@ static int run(const penstock_run *r, struct state *s) {
   if (mode == OUTPUT) penstock_put_int64(r, VALUE_OUT, 0, 1);
   if (mode == ROW) penstock_put_float64(r, VALUE_OUT, r->rows, 1);
   if (mode == FAIL) return penstock_fail("no, not today");
+  if (mode == ADD) penstock_add_row(r);
+  for (int32_t i = r->rows - 1; i >= 0; i--) {
+    if (!penstock_is_null(r, TEXT, i)) {
+      penstock_put_string(r, TEXT_OUT, i, penstock_text_of("gone"));
+      penstock_put_string(r, TEXT_OUT, i, penstock_string(r, TEXT, i));
+    }
+    if (i % 2 == 0) penstock_put_string(r, LABEL, i, r->tag);
+  }
   for (int32_t i = 0; i < r->rows; i++) {
     penstock_put_timestamp(r, TIME_OUT, i, time[i] + 1);
     if (!penstock_is_null(r, VALUE, i)) penstock_put_float64(r, VALUE_OUT, i, value[i]);

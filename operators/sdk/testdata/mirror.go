@@ -29,6 +29,8 @@ var outputs = []penstock.Column{
 	{Name: "count_out", Type: penstock.Int64, Nullable: true},
 	{Name: "params", Type: penstock.Float64},
 	{Name: "before", Type: penstock.Float64},
+	{Name: "text_out", Type: penstock.String, Nullable: true},
+	{Name: "label", Type: penstock.String},
 }
 
 type params struct {
@@ -66,6 +68,17 @@ func (m *mirror) Run(r *penstock.Run, s *state) error {
 		r.PutFloat64(1, r.Rows, 1)
 	case 4:
 		return errors.New("no, not today")
+	case 5:
+		r.AddRow()
+	}
+	for i := r.Rows - 1; i >= 0; i-- {
+		if !r.IsNull(3, i) {
+			r.PutString(9, i, "gone")
+			r.PutString(9, i, r.String(3, i))
+		}
+		if i%2 == 0 {
+			r.PutString(10, i, r.Tag)
+		}
 	}
 	value, quality, count := r.Float64s(2), r.Uint32s(4), r.Int64s(6)
 	for i, t := range r.Timestamps(0) {

@@ -41,6 +41,8 @@ impl Operator for Mirror {
         Column::nullable("count_out", Type::Int64),
         Column::new("params", Type::Float64),
         Column::new("before", Type::Float64),
+        Column::nullable("text_out", Type::String),
+        Column::new("label", Type::String),
     ];
     type Params = Params;
     type State = State;
@@ -59,7 +61,17 @@ impl Operator for Mirror {
             2 => out.put_int64(1, 0, 1),
             3 => out.put_float64(1, run.rows(), 1.0),
             4 => return Err(format_args!("no, {} today", "not").into()),
+            5 => drop(out.add_row()),
             _ => {}
+        }
+        for i in (0..run.rows()).rev() {
+            if !run.is_null(TEXT, i) {
+                out.put_string(9, i, "gone");
+                out.put_string(9, i, run.string(TEXT, i));
+            }
+            if i % 2 == 0 {
+                out.put_string(10, i, run.tag());
+            }
         }
         for i in 0..run.rows() {
             out.put_timestamp(0, i, time[i] + 1);

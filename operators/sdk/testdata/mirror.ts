@@ -20,6 +20,8 @@ export const outputs: StaticArray<Column> = [
   new Column("count_out", Type.Int64, true),
   new Column("params", Type.Float64),
   new Column("before", Type.Float64),
+  new Column("text_out", Type.String, true),
+  new Column("label", Type.String),
 ];
 
 @unmanaged
@@ -56,6 +58,14 @@ export function run(run: Run, s: State): string | null {
     case 2: { run.putInt64(1, 0, 1); break; }
     case 3: { run.putFloat64(1, run.rows, 1); break; }
     case 4: return "no, " + ["not"].join("") + " today";
+    case 5: { run.addRow(); break; }
+  }
+  for (let i = run.rows - 1; i >= 0; i--) {
+    if (!run.isNull(3, i)) {
+      run.putString(9, i, "gone");
+      run.putString(9, i, run.string(3, i));
+    }
+    if (i % 2 == 0) run.putString(10, i, run.tag());
   }
   const tag = String.UTF8.byteLength(run.tag());
   for (let i = 0; i < run.rows; i++) {

@@ -1,10 +1,10 @@
 //! Write a Penstock operator in Rust without touching Arrow.
 //!
 //! Name the parameters with [`params!`] and the state of one tag with
-//! [`state!`], implement [`Operator`], and export it with [`export_map!`].
-//! The crate has no dependency and uses neither std nor alloc; your crate says
-//! `#![no_std]` too. An operator that makes rows of its own ("emit") is written
-//! against the ABI itself.
+//! [`state!`], implement [`Operator`], and export it with [`export_map!`]; one
+//! that makes rows of its own implements [`Emit`] too, and is exported with
+//! [`export_emit!`]. The crate has no dependency and uses neither std nor alloc;
+//! your crate says `#![no_std]` too.
 //!
 //! A panic is logged and stops the module; the host goes on by the operator's
 //! on_error.
@@ -13,6 +13,7 @@
 
 mod arrow;
 mod memory;
+mod output;
 mod tags;
 
 use core::fmt;
@@ -21,8 +22,8 @@ use core::mem::size_of;
 
 use arrow::{bit, c_text};
 pub use arrow::{ArrowArray, ArrowSchema};
-use memory::Buffer;
 pub use memory::Global;
+use output::Out;
 use tags::Tags;
 
 /// The types of columns.
@@ -51,7 +52,7 @@ impl Type {
     }
 }
 
-/// A column of the manifest. Outputs may be of every type but tag and string.
+/// A column of the manifest. Only an [`Emit`] operator makes a tag.
 pub struct Column {
     name: &'static str,
     typ: Type,
@@ -113,7 +114,7 @@ impl From<&str> for Error {
     }
 }
 
-/// An operator of the kind "map": it adds columns to each row.
+/// An operator. By itself it is of the kind "map": it adds columns to each row.
 pub trait Operator: Sized {
     /// The input columns of the manifest, in its order.
     const INPUT: &'static [Column];
@@ -128,6 +129,15 @@ pub trait Operator: Sized {
     fn open(params: Self::Params) -> Result<Self, Error>;
     /// Called for each tag of each batch.
     fn run(&mut self, run: &Run, state: &mut Self::State, out: &mut Output) -> Result<(), Error>;
+}
+
+/// An operator of the kind "emit": it makes rows of its own, in run and in
+/// advance, each with [`Output::add_row`].
+pub trait Emit: Operator {
+    /// Called for each tag seen so far, in the order in which they came, when the
+    /// input is complete up to the watermark, in ns since 1970. The run has the
+    /// tag, and no rows.
+    fn advance(&mut self, run: &Run, state: &mut Self::State, watermark: i64, out: &mut Output) -> Result<(), Error>;
 }
 
 /// A parameter as it travels: 8 bytes.
@@ -221,14 +231,14 @@ macro_rules! state {
     };
 }
 
-/// The rows of one tag in a batch, in time order. Asking for a column by
-/// another type than it has, or for a row that is not there, panics.
+/// The rows of one tag in a batch, in time order; in advance: none. Asking for a
+/// column by another type than it has, or for a row that is not there, panics.
 pub struct Run<'a> {
     tag: &'a [u8],
     first: usize,
     rows: usize,
     columns: &'static [Column],
-    batch: &'a ArrowArray,
+    batch: Option<&'a ArrowArray>, // none in advance
 }
 
 impl<'a> Run<'a> {
@@ -237,7 +247,7 @@ impl<'a> Run<'a> {
         unsafe { core::str::from_utf8_unchecked(self.tag) }
     }
 
-    /// At least 1.
+    /// At least 1; in advance 0.
     pub fn rows(&self) -> usize {
         self.rows
     }
@@ -246,7 +256,14 @@ impl<'a> Run<'a> {
         if self.columns[column].typ != typ {
             panic!("input column {} is read by another type than it has", self.columns[column].name);
         }
-        unsafe { self.batch.child(column) }
+        self.child(column)
+    }
+
+    fn child(&self, column: usize) -> &'a ArrowArray {
+        match self.batch {
+            Some(b) => unsafe { b.child(column) },
+            None => panic!("an input column is read in advance, where there is none"),
+        }
     }
 
     fn slice<T>(&self, column: usize, typ: Type) -> &'a [T] {
@@ -288,35 +305,63 @@ impl<'a> Run<'a> {
     pub fn is_null(&self, column: usize, i: usize) -> bool {
         assert!(column < self.columns.len(), "there is no such input column");
         unsafe {
-            let a = self.batch.child(column);
+            let a = self.child(column);
             let valid = *a.buffers;
             !valid.is_null() && !bit(valid, a.offset as usize + self.row(i))
         }
     }
 }
 
-/// Where a run's results go. A row of a nullable column is null until a value
-/// is put into it; one that is not nullable is 0, false.
+/// Where a run's results go. Row i is one of the run's in a "map" operator, and
+/// one that was added in an "emit" operator. A row of a nullable column is null
+/// until a value is put into it. One that is not nullable is 0, false, "" in a
+/// "map" operator; in an "emit" operator it must be put, or the call fails.
+/// Running out of memory for rows or texts panics.
 pub struct Output<'a> {
     columns: &'static [Column],
-    buffers: &'a mut [OutBuffer; MAX_COLUMNS],
+    out: &'a mut Out,
+    tag: Option<&'a [u8]>, // the run's
     first: usize,
     rows: usize,
 }
 
 impl Output<'_> {
+    /// Adds a row to what an "emit" operator makes and returns its number, for
+    /// what is put into it: 0 is the first of this run. Its tag is the run's,
+    /// unless another is put. Rows of one tag stand together, their time never
+    /// goes down, and the host sets a limit (max_output_rows).
+    pub fn add_row(&mut self) -> usize {
+        assert!(self.out.emits, "a row is added by a map operator");
+        let at = self.first + self.rows;
+        if at == self.out.room && self.out.make_room(self.columns, (2 * at).max(64)).is_err() {
+            panic!("out of memory for rows: raise the operator's memory limit or send it fewer tags");
+        }
+        if let (Some(column), Some(tag)) = (self.out.tag, self.tag) {
+            let o = &mut self.out.column[column];
+            if self.rows == 0 {
+                self.out.run_tag = o.keep(tag);
+            }
+            unsafe {
+                *(o.data.p as *mut u64).add(at) = self.out.run_tag;
+                o.set_valid(at);
+            }
+        }
+        self.rows += 1;
+        self.rows - 1
+    }
+
     fn put<T>(&mut self, column: usize, typ: Type, i: usize, v: T) {
         let at = self.mark(column, typ, i);
-        unsafe { *(self.buffers[column].data.p as *mut T).add(at) = v };
+        unsafe { *(self.out.column[column].data.p as *mut T).add(at) = v };
     }
 
     fn mark(&mut self, column: usize, typ: Type, i: usize) -> usize {
         if self.columns[column].typ != typ {
             panic!("output column {} is written by another type than it has", self.columns[column].name);
         }
-        assert!(i < self.rows, "the run has no such row");
+        assert!(i < self.rows, "the run has no such row to write to");
         let at = self.first + i;
-        unsafe { *self.buffers[column].valid.p.add(at >> 3) |= 1 << (at & 7) };
+        unsafe { self.out.column[column].set_valid(at) };
         at
     }
 
@@ -339,8 +384,24 @@ impl Output<'_> {
 
     pub fn put_bool(&mut self, column: usize, i: usize, v: bool) {
         let at = self.mark(column, Type::Bool, i);
-        let byte = unsafe { &mut *self.buffers[column].data.p.add(at >> 3) };
+        let byte = unsafe { &mut *self.out.column[column].data.p.add(at >> 3) };
         *byte = *byte & !(1 << (at & 7)) | (v as u8) << (at & 7);
+    }
+
+    /// A copy is kept.
+    pub fn put_string(&mut self, column: usize, i: usize, v: &str) {
+        self.put_text(column, Type::String, i, v)
+    }
+
+    pub fn put_tag(&mut self, column: usize, i: usize, v: &str) {
+        self.put_text(column, Type::Tag, i, v)
+    }
+
+    fn put_text(&mut self, column: usize, typ: Type, i: usize, v: &str) {
+        let at = self.mark(column, typ, i);
+        let o = &mut self.out.column[column];
+        let word = o.keep(v.as_bytes());
+        unsafe { *(o.data.p as *mut u64).add(at) = word };
     }
 }
 
@@ -395,15 +456,6 @@ fn panic(info: &core::panic::PanicInfo) -> ! {
 
 const MAX_COLUMNS: usize = 64; // the manifest's limit
 
-struct OutBuffer {
-    data: Buffer,
-    valid: Buffer,
-    pointers: [*const u8; 2],
-    array: ArrowArray,
-    schema: ArrowSchema,
-    name: [u8; 65], // with its end
-}
-
 /// A piece of memory that is handed out.
 #[repr(C)]
 pub struct Buf {
@@ -411,15 +463,13 @@ pub struct Buf {
     len: usize,
 }
 
-/// Everything that the exports of one operator share. Made by [`export_map!`].
+/// Everything that the exports of one operator share. Made by [`export_map!`] or
+/// [`export_emit!`].
 pub struct Module<O: Operator> {
     operator: Option<O>,
     tags: Tags,
     tag_column: Option<usize>,
-    out: [OutBuffer; MAX_COLUMNS],
-    arrays: [*const ArrowArray; MAX_COLUMNS],
-    schemas: [*const ArrowSchema; MAX_COLUMNS],
-    no_buffer: [*const u8; 1],
+    out: Out,
     error: Error,
     state: PhantomData<O::State>,
 }
@@ -427,23 +477,12 @@ pub struct Module<O: Operator> {
 /// The methods are the ABI's exports and trust the host's pointers.
 #[allow(clippy::missing_safety_doc)]
 impl<O: Operator> Module<O> {
-    pub const fn new() -> Self {
-        const EMPTY: OutBuffer = OutBuffer {
-            data: Buffer::EMPTY,
-            valid: Buffer::EMPTY,
-            pointers: [core::ptr::null(); 2],
-            array: ArrowArray::ZERO,
-            schema: ArrowSchema::ZERO,
-            name: [0; 65],
-        };
+    pub const fn new(emits: bool) -> Self {
         Module {
             operator: None,
             tags: Tags::new(size_of::<O::State>()),
             tag_column: None,
-            out: [EMPTY; MAX_COLUMNS],
-            arrays: [core::ptr::null(); MAX_COLUMNS],
-            schemas: [core::ptr::null(); MAX_COLUMNS],
-            no_buffer: [core::ptr::null()],
+            out: Out::new(emits),
             error: Error { text: [0; 256], len: 0 },
             state: PhantomData,
         }
@@ -501,28 +540,7 @@ impl<O: Operator> Module<O> {
                 self.tag_column = Some(i);
             }
         }
-        if O::OUTPUT.len() > MAX_COLUMNS {
-            return Err(Error::new("there are more output columns than the manifest may have"));
-        }
-        for (i, c) in O::OUTPUT.iter().enumerate() {
-            if c.typ == Type::Tag || c.typ == Type::String || c.name.len() > 64 {
-                return Err(format_args!("output column {} may not be a tag or a string", c.name).into());
-            }
-            let o = &mut self.out[i];
-            o.name[..c.name.len()].copy_from_slice(c.name.as_bytes());
-            o.schema.format = c.typ.format().as_ptr();
-            o.schema.name = o.name.as_ptr();
-            o.schema.flags = if c.nullable { arrow::NULLABLE } else { 0 };
-            self.schemas[i] = &o.schema;
-        }
-        *out = ArrowSchema {
-            format: b"+s\0".as_ptr(),
-            name: b"\0".as_ptr(),
-            n_children: O::OUTPUT.len() as i64,
-            children: self.schemas.as_ptr(),
-            ..ArrowSchema::ZERO
-        };
-        Ok(())
+        self.out.bind(O::OUTPUT, out)
     }
 
     pub unsafe fn process(&mut self, input: *const ArrowArray, out: *mut ArrowArray) -> i32 {
@@ -535,36 +553,17 @@ impl<O: Operator> Module<O> {
             return Err(Error::new("the batch is not as it was bound"));
         }
         let n = input.length as usize;
-        for (i, c) in O::OUTPUT.iter().enumerate() {
-            let o = &mut self.out[i];
-            let bits = (n + 63) / 64 * 8;
-            let bytes = match c.typ {
-                Type::Bool => bits,
-                Type::Uint32 => n.saturating_mul(4),
-                _ => n.saturating_mul(8),
-            };
-            if !o.data.zeroed(bytes) || !o.valid.zeroed(bits) {
-                return Err(Error::new("out of memory: raise the operator's memory limit or send it fewer tags"));
-            }
-            o.pointers = [if c.nullable { o.valid.p } else { core::ptr::null() }, o.data.p];
-            o.array = ArrowArray { length: n as i64, null_count: if c.nullable { -1 } else { 0 }, n_buffers: 2, buffers: o.pointers.as_ptr(), ..ArrowArray::ZERO };
-            self.arrays[i] = &o.array;
+        self.out.begin(O::OUTPUT);
+        if !self.out.emits {
+            self.out.make_room(O::OUTPUT, n)?;
         }
-        *out = ArrowArray {
-            length: n as i64,
-            n_buffers: 1,
-            buffers: self.no_buffer.as_ptr(),
-            n_children: O::OUTPUT.len() as i64,
-            children: self.arrays.as_ptr(),
-            ..ArrowArray::ZERO
-        };
         let operator = match &mut self.operator {
             Some(o) => o,
             None => return Err(Error::new("process comes before open")),
         };
-        let mut first = 0;
+        let (mut first, mut made) = (0, 0);
         while first < n {
-            let mut run = Run { tag: b"", first, rows: n - first, columns: O::INPUT, batch: input };
+            let mut run = Run { tag: b"", first, rows: n - first, columns: O::INPUT, batch: Some(input) };
             if let Some(column) = self.tag_column {
                 let tag = input.child(column);
                 let index = core::slice::from_raw_parts(tag.at::<i32>(1, first), n - first);
@@ -572,11 +571,13 @@ impl<O: Operator> Module<O> {
                 run.tag = (*tag.dictionary).text(index[0] as usize);
             }
             let state = &mut *(self.tags.state_of(run.tag)? as *mut O::State);
-            let mut out = Output { columns: O::OUTPUT, buffers: &mut self.out, first, rows: run.rows };
-            operator.run(&run, state, &mut out)?;
+            let rows = if self.out.emits { 0 } else { run.rows };
+            let mut to = Output { columns: O::OUTPUT, out: &mut self.out, tag: self.tag_column.map(|_| run.tag), first: made, rows };
+            operator.run(&run, state, &mut to)?;
+            made += to.rows;
             first += run.rows;
         }
-        Ok(())
+        self.out.finish(O::OUTPUT, made, out)
     }
 
     pub unsafe fn snapshot(&mut self, out: *mut Buf) -> i32 {
@@ -595,9 +596,28 @@ impl<O: Operator> Module<O> {
     }
 }
 
-impl<O: Operator> Default for Module<O> {
-    fn default() -> Self {
-        Self::new()
+#[allow(clippy::missing_safety_doc)]
+impl<O: Emit> Module<O> {
+    pub unsafe fn advance(&mut self, watermark: i64, out: *mut ArrowArray) -> i32 {
+        let r = self.try_advance(watermark, out);
+        self.status(r)
+    }
+
+    unsafe fn try_advance(&mut self, watermark: i64, out: *mut ArrowArray) -> Result<(), Error> {
+        let operator = match &mut self.operator {
+            Some(o) => o,
+            None => return Err(Error::new("advance comes before open")),
+        };
+        self.out.begin(O::OUTPUT);
+        let mut made = 0;
+        for i in 0..self.tags.count() {
+            let (tag, state) = self.tags.at(i);
+            let run = Run { tag, first: 0, rows: 0, columns: O::INPUT, batch: None };
+            let mut to = Output { columns: O::OUTPUT, out: &mut self.out, tag: self.tag_column.map(|_| tag), first: made, rows: 0 };
+            operator.advance(&run, &mut *(state as *mut O::State), watermark, &mut to)?;
+            made += to.rows;
+        }
+        self.out.finish(O::OUTPUT, made, out)
     }
 }
 
@@ -620,7 +640,27 @@ extern "C" fn penstock_free(p: *mut u8, size: usize, align: usize) {
 #[macro_export]
 macro_rules! export_map {
     ($op:ty) => {
-        static PENSTOCK: $crate::Global<$crate::Module<$op>> = $crate::Global::new($crate::Module::new());
+        $crate::export_common!($op, false);
+    };
+}
+
+/// Makes the module's exports of an [`Emit`] operator.
+#[macro_export]
+macro_rules! export_emit {
+    ($op:ty) => {
+        $crate::export_common!($op, true);
+        #[no_mangle]
+        unsafe extern "C" fn penstock_advance(watermark: i64, o: *mut $crate::ArrowArray) -> i32 {
+            PENSTOCK.get().advance(watermark, o)
+        }
+    };
+}
+
+#[doc(hidden)]
+#[macro_export]
+macro_rules! export_common {
+    ($op:ty, $emits:expr) => {
+        static PENSTOCK: $crate::Global<$crate::Module<$op>> = $crate::Global::new($crate::Module::new($emits));
         #[no_mangle]
         unsafe extern "C" fn penstock_open(p: *const u64, len: usize) -> i32 {
             PENSTOCK.get().open(p, len)

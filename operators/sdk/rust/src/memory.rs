@@ -109,8 +109,9 @@ pub struct Buffer {
 impl Buffer {
     pub const EMPTY: Buffer = Buffer { p: null_mut(), cap: 0 };
 
-    /// Makes it hold n bytes, all zero; false when out of memory.
-    pub fn zeroed(&mut self, n: usize) -> bool {
+    /// Makes it hold n bytes: the first `keep` as they are, the others zero; false
+    /// when out of memory.
+    pub fn extend(&mut self, keep: usize, n: usize) -> bool {
         if n > self.cap {
             if n > LARGEST {
                 return false;
@@ -120,11 +121,14 @@ impl Buffer {
             if p.is_null() {
                 return false;
             }
+            if keep > 0 {
+                unsafe { p.copy_from_nonoverlapping(self.p, keep) };
+            }
             free(self.p, self.cap, 64);
             *self = Buffer { p, cap };
         }
-        if n > 0 {
-            unsafe { self.p.write_bytes(0, n) };
+        if n > keep {
+            unsafe { self.p.add(keep).write_bytes(0, n - keep) };
         }
         true
     }

@@ -36,7 +36,7 @@ fn padded(n: usize) -> usize {
     (n + 7) & !7
 }
 
-fn no_memory() -> Error {
+pub fn no_memory() -> Error {
     Error::new("out of memory: raise the operator's memory limit or send it fewer tags")
 }
 
@@ -104,6 +104,16 @@ impl Tags {
         }
     }
 
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    /// The name and the state of tag i, in the order in which they came.
+    pub unsafe fn at<'a>(&self, i: usize) -> (&'a [u8], *mut u8) {
+        let t = *self.list.add(i);
+        (Entry::name(t), (*t).state)
+    }
+
     /// A snapshot, little endian, the same in every SDK: "PENSTAT1", the size of
     /// a state and the number of tags (4 bytes each); for each tag the length of
     /// its name (8 bytes), the name filled up with zeros to 8 bytes, and its
@@ -115,7 +125,7 @@ impl Tags {
             for i in 0..self.count {
                 n += 8 + padded((**self.list.add(i)).len) + padded(size);
             }
-            if !self.snapshot.zeroed(n) {
+            if !self.snapshot.extend(0, n) {
                 return Err(no_memory());
             }
             let mut p = self.snapshot.p;
