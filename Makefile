@@ -56,12 +56,12 @@ bench-kernels:
 kernels: examples
 	$(MAKE) -C operators/modules
 
-# The worked example of each SDK, made as a user makes it, in .cache/examples.
+# The worked examples of each SDK, made as a user makes them, in .cache/examples.
 examples: build
 	@rm -rf .cache/examples
-	@for lang in c rust assemblyscript go; do \
-		./penstock operator new .cache/examples/$$lang/zscore --lang $$lang >/dev/null && ./penstock operator build .cache/examples/$$lang/zscore || exit 1; \
-	done
+	@for lang in c rust assemblyscript go; do for kind in map emit; do \
+		./penstock operator new .cache/examples/$$lang/$$kind --lang $$lang --kind $$kind >/dev/null && ./penstock operator build .cache/examples/$$lang/$$kind || exit 1; \
+	done; done
 
 # The committed modules are what their sources compile to.
 kernels-check: test-deps
