@@ -2,6 +2,8 @@
 GO         ?= go
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
+COMPONENT  = CGO_CFLAGS="-O2 -I$$($(GO) list -m -f '{{.Dir}}' github.com/bytecodealliance/wasmtime-go/v44)/build/include"
+
 .PHONY: demo build test test-variants test-deps test-short lint bench bench-abi bench-component bench-kernels kernels examples kernels-check dashboards-check generate
 
 demo:
@@ -20,6 +22,7 @@ test-variants:
 	CGO_ENABLED=0 $(GO) vet ./operators/... ./internal/app ./internal/cli .
 	CGO_ENABLED=0 $(GO) test ./operators/wasm/...
 	$(GO) vet -tags wasmtime ./operators/... ./internal/app ./internal/cli .
+	$(COMPONENT) $(GO) vet -tags wasmtime,component ./operators/rationale/... ./operators/wasm
 	$(GO) test -tags wasmtime ./operators/wasm/... ./operators/modules
 	$(GO) test -race -tags wasmtime ./internal/app -run TestZoo
 
@@ -47,8 +50,7 @@ bench-abi:
 # A component's boundary beside a module's, through the C API of the library that
 # wasmtime-go brings.
 bench-component:
-	CGO_CFLAGS="-O2 -I$$($(GO) list -m -f '{{.Dir}}' github.com/bytecodealliance/wasmtime-go/v44)/build/include" \
-		$(GO) test -tags wasmtime,component -run '^$$' -bench BenchmarkComponent -benchtime 1s ./operators/wasm
+	$(COMPONENT) $(GO) test -tags wasmtime,component -run '^$$' -bench BenchmarkComponent -benchtime 1s ./operators/wasm
 
 bench-kernels:
 	$(MAKE) -C operators/modules bench
