@@ -13,6 +13,11 @@ import (
 // the page. All methods are safe for concurrent use and are called per batch,
 // never per row.
 type Meter struct {
+	*counts
+	mute func() bool // nil is never
+}
+
+type counts struct {
 	reg       *prometheus.Registry
 	published *prometheus.CounterVec
 	ingested  *prometheus.CounterVec
@@ -57,12 +62,12 @@ type OperatorTotals struct {
 
 // NewMeter returns a Meter with a Prometheus registry of its own.
 func NewMeter() *Meter {
-	m := &Meter{
+	m := &Meter{counts: &counts{
 		reg:     prometheus.NewRegistry(),
 		latency: hdrhistogram.New(1, int64(time.Hour/time.Microsecond), 3),
 		totals: Totals{Dropped: map[string]int64{}, DroppedAt: map[string]map[string]int64{}, Sinks: map[string]SinkTotals{},
 			Operators: map[string]OperatorTotals{}, Edges: map[[2]string]int64{}, Connected: map[string]bool{}, IngestedBy: map[string]int64{}},
-	}
+	}}
 	vec := func(name, help string, labels ...string) *prometheus.CounterVec {
 		v := prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: "penstock", Name: name, Help: help}, labels)
 		m.reg.MustRegister(v)
@@ -85,11 +90,18 @@ func NewMeter() *Meter {
 	return m
 }
 
+// Muted returns m, but that it does not count while mute says so: work that is
+// done again.
+func (m *Meter) Muted(mute func() bool) *Meter { return &Meter{counts: m.counts, mute: mute} }
+
+// Counts reports whether what happens is to be counted.
+func (m *Meter) Counts() bool { return m.mute == nil || !m.mute() }
+
 // Registry is where further collectors may be registered and /metrics reads.
 func (m *Meter) Registry() *prometheus.Registry { return m.reg }
 
 func (m *Meter) count(v *prometheus.CounterVec, rows int, f func(t *Totals, n int64), labels ...string) {
-	if rows <= 0 {
+	if rows <= 0 || !m.Counts() {
 		return
 	}
 	v.WithLabelValues(labels...).Add(float64(rows))
@@ -149,6 +161,9 @@ func (m *Meter) DeadLettered(sink string, rows int) {
 // Operator counts one call of an operator. module and engine are empty for
 // native operators.
 func (m *Meter) Operator(name, module, engine string, rows int, busy time.Duration) {
+	if !m.Counts() {
+		return
+	}
 	m.opRows.WithLabelValues(name, module, engine).Add(float64(rows))
 	m.opCalls.WithLabelValues(name, module, engine).Inc()
 	m.opSeconds.WithLabelValues(name, module, engine).Add(busy.Seconds())

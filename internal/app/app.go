@@ -65,7 +65,8 @@ type App struct {
 	ready                 atomic.Bool
 
 	newWorker func(ctx context.Context, shard int, counted uint64) (*flow.Worker, error)
-	stuck     atomic.Bool // a worker does not come back from a module
+	counted   []uint64 // by shard: the newest entry that a worker has run through
+	forget    []func() // by shard: the worker is not waited for any more
 }
 
 type runningSource struct {
@@ -192,13 +193,18 @@ func Start(ctx context.Context, o Options) (a *App, err error) {
 		a.sinks = append(a.sinks, r)
 	}
 	a.newWorker = func(ctx context.Context, s int, counted uint64) (*flow.Worker, error) {
-		plan, err := a.plan(ctx, s, env, queues)
+		again, meter := new(atomic.Bool), o.Meter
+		if counted > 0 {
+			meter = meter.Muted(again.Load)
+		}
+		plan, err := a.plan(ctx, s, func(name string) pipeline.Env { e := env(name); e.Meter = meter; return e }, queues)
 		if err != nil {
 			return nil, err
 		}
-		return flow.NewWorker(ctx, flow.Options{Plan: plan, Shard: s, Journal: a.journal, State: state, Checkpoint: j.Checkpoint, Meter: o.Meter, Log: o.Log, Tap: a.tap,
-			Done: a.swaps.told, Counted: counted, Stuck: func(s int, why error) { go a.replace(restCtx, s, why) }})
+		return flow.NewWorker(ctx, flow.Options{Plan: plan, Shard: s, Journal: a.journal, State: state, Checkpoint: j.Checkpoint, Meter: meter, Log: o.Log, Tap: a.tap,
+			Done: a.swaps.told, Counted: counted, Again: again, Stuck: func(s int, why error) { go a.replace(restCtx, s, why) }})
 	}
+	a.counted, a.forget = make([]uint64, j.Shards), make([]func(), j.Shards)
 	a.workers = make([]atomic.Pointer[flow.Worker], j.Shards)
 	for s := range j.Shards {
 		w, err := a.newWorker(ctx, s, 0)
@@ -218,9 +224,9 @@ func Start(ctx context.Context, o Options) (a *App, err error) {
 	for _, r := range a.sinks {
 		a.run(&a.rest, func() error { return r.Run(restCtx) })
 	}
+	a.sweepModules(ctx)
 	for s := range a.workers {
-		w := a.workers[s].Load()
-		a.run(&a.rest, func() error { return w.Run(restCtx) })
+		a.work(restCtx, s, a.workers[s].Load())
 	}
 	for i := range a.sources {
 		s := &a.sources[i]
@@ -237,7 +243,6 @@ func Start(ctx context.Context, o Options) (a *App, err error) {
 			a.run(&a.rest, func() error { a.watch(restCtx, m); return nil })
 		}
 	}
-	a.sweepModules(ctx)
 	a.ready.Store(true)
 	return a, nil
 }
@@ -253,6 +258,20 @@ func (a *App) run(wg *sync.WaitGroup, f func() error) {
 	}()
 }
 
+// work runs the worker of a shard.
+func (a *App) work(ctx context.Context, shard int, w *flow.Worker) {
+	a.rest.Add(1)
+	done := sync.OnceFunc(a.rest.Done)
+	a.workers[shard].Store(w)
+	a.forget[shard] = done
+	go func() {
+		defer done()
+		if err := w.Run(ctx); err != nil {
+			a.finish(err)
+		}
+	}()
+}
+
 // replace puts a new worker in the place of one whose goroutine does not come back
 // from a module. It goes on from the newest checkpoint, as after a restart; the
 // journal says which call not to make again.
@@ -260,17 +279,19 @@ func (a *App) replace(ctx context.Context, shard int, why error) {
 	if ctx.Err() != nil {
 		return
 	}
-	a.stuck.Store(true)
-	a.o.Log.Error("a worker is replaced; the thread that is in the module keeps a core busy until the process ends", "shard", shard, "error", why)
-	old := a.workers[shard].Load()
+	a.o.Log.Error("a worker is replaced; a thread is in the module still, until it comes back or the process ends", "shard", shard, "error", why)
+	old, forget := a.workers[shard].Load(), a.forget[shard]
+	defer forget()
+	a.counted[shard] = max(a.counted[shard], old.Seq())
+	a.swaps.drop(ctx, func(s int) bool { return s == shard })
 	old.Leave()
-	w, err := a.newWorker(ctx, shard, old.Seq())
-	if err != nil {
+	w, err := a.newWorker(ctx, shard, a.counted[shard])
+	switch {
+	case err == nil:
+		a.work(ctx, shard, w)
+	case ctx.Err() == nil:
 		a.finish(errors.Join(why, err))
-		return
 	}
-	a.workers[shard].Store(w)
-	a.run(&a.rest, func() error { return w.Run(ctx) })
 }
 
 func (a *App) finish(err error) {
@@ -359,11 +380,7 @@ func (a *App) Stop(ctx context.Context) error {
 	if ended(&a.sourcing, sourceGrace) && a.Err() == nil {
 		a.settle(ctx)
 	}
-	grace := max(restGrace, time.Until(end))
-	if a.stuck.Load() {
-		grace = restGrace // one does not end
-	}
-	a.close(grace)
+	a.close(max(restGrace, time.Until(end)))
 	return a.Err()
 }
 

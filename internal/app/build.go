@@ -127,7 +127,12 @@ func (a *App) plan(ctx context.Context, shard int, env func(string) pipeline.Env
 		if n.Kind == graph.Source || n.Kind == graph.Sink {
 			continue
 		}
-		op, err := newOperator(settings[n.Name], env(n.Name), a.compiler)
+		nm := a.wasm[shard][n.Name] // of the worker that is replaced
+		own := settings[n.Name]
+		if nm != nil {
+			own = nm.with(nm.base)
+		}
+		op, err := newOperator(own, env(n.Name), a.compiler)
 		if err != nil {
 			return p, a.at(n.Name, err)
 		}
@@ -141,9 +146,11 @@ func (a *App) plan(ctx context.Context, shard int, env func(string) pipeline.Env
 		if m, ok := op.(*wasm.Operator); ok {
 			last.Module.Name, last.Module.Engine = m.Module()
 			last.Module.Digest, last.Base = m.Digest(), m.Digest()
-			nm := a.wasm[shard][n.Name]
 			if nm == nil {
 				nm = &nodeModules{a: a, shard: shard, node: n, settings: settings[n.Name].(*wasm.Config), base: last.Base, env: env(n.Name)}
+				if err := nm.keep(m); err != nil {
+					return p, a.at(n.Name, err)
+				}
 				a.wasm[shard][n.Name] = nm
 			}
 			last.Modules = nm

@@ -66,8 +66,8 @@ func (s moduleStore) put(code []byte) (digest string, err error) {
 	return digest, os.Rename(f.Name(), s.path(digest))
 }
 
-// sweep empties the files of modules that nobody uses and that were put here before
-// the time since: no entry of the journal can ask for them.
+// sweep empties the files of modules that nobody has used since that time, with
+// which the journal begins: none of its entries can ask for them.
 func (s moduleStore) sweep(used map[string]bool, since time.Time) error {
 	files, err := os.ReadDir(s.dir)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -77,20 +77,26 @@ func (s moduleStore) sweep(used map[string]bool, since time.Time) error {
 	for _, f := range files {
 		digest, ok := strings.CutSuffix(f.Name(), ".wasm")
 		info, err := f.Info()
-		if ok && err == nil && info.Size() > 0 && !used[digest] && info.ModTime().Before(since) {
+		switch {
+		case !ok || err != nil || info.Size() == 0:
+		case used[digest]:
+			now := time.Now()
+			errs = append(errs, os.Chtimes(s.path(digest), now, now))
+		case info.ModTime().Before(since):
 			errs = append(errs, os.Truncate(s.path(digest), 0))
 		}
 	}
 	return errors.Join(errs...)
 }
 
-// sweepModules frees the disk from modules that cannot run any more. No control is
-// under way.
+// sweepModules frees the disk from modules that cannot run any more. It comes before
+// anything changes what runs: what does now may be what the newest checkpoint names,
+// and is young for an hour.
 func (a *App) sweepModules(ctx context.Context) {
 	used := map[string]bool{}
 	for _, shard := range a.Modules() {
 		for _, n := range shard {
-			used[n.Digest], used[n.Previous] = true, true
+			used[n.Digest], used[n.Previous], used[n.Base] = true, true, true
 			if n.Shadow != nil {
 				used[n.Shadow.Digest] = true
 			}
@@ -112,7 +118,35 @@ type nodeModules struct {
 	node     *graph.Node
 	settings *wasm.Config
 	base     string // digest of the module that settings name
+	kept     bool   // that module is in the store: its file may change
 	env      pipeline.Env
+}
+
+// keep stores the module that settings name, which op runs, if it comes from a
+// file that somebody may replace.
+func (m *nodeModules) keep(op *wasm.Operator) error {
+	if op.Choice().Trust.Shipped || wasm.IsReference(m.settings.Module) {
+		return nil
+	}
+	code, err := m.settings.Code()
+	if err != nil {
+		return err
+	}
+	digest, err := m.a.modules.put(code)
+	if err == nil && digest != m.base {
+		err = errors.New("the file has changed while the pipeline was starting: start it again")
+	}
+	m.kept = err == nil
+	return err
+}
+
+// with returns the settings with another module.
+func (m *nodeModules) with(digest string) *wasm.Config {
+	cfg := *m.settings
+	if m.kept || digest != m.base {
+		cfg.Module = m.a.modules.path(digest)
+	}
+	return &cfg
 }
 
 // Open implements flow.Modules.
@@ -130,15 +164,8 @@ func (m *nodeModules) Open(ctx context.Context, digest string, shadow bool) (flo
 
 // manifest reads that of a module that m can open.
 func (m *nodeModules) manifest(digest string) (wasm.Manifest, error) {
-	if digest == m.base {
-		info, err := m.settings.Inspect()
-		return info.Manifest, err
-	}
-	code, err := wasm.Load(m.a.modules.path(digest))
-	if err != nil {
-		return wasm.Manifest{}, err
-	}
-	return wasm.ReadManifest(code)
+	info, err := m.with(digest).Inspect()
+	return info.Manifest, err
 }
 
 // understand reports whether module b goes on with the state of a.
@@ -165,14 +192,11 @@ func (m *nodeModules) sources() (names []string) {
 }
 
 func (m *nodeModules) open(ctx context.Context, digest string, shadow bool) (*wasm.Operator, error) {
-	cfg, env := *m.settings, m.env
-	if digest != m.base {
-		cfg.Module = m.a.modules.path(digest)
-	}
+	env := m.env
 	if shadow {
 		env.Meter, env.Log = pipeline.NewMeter(), env.Log.With("shadow", true)
 	}
-	op, err := wasm.NewWith(cfg, env, m.a.compiler)
+	op, err := wasm.NewWith(*m.with(digest), env, m.a.compiler)
 	if err != nil {
 		return nil, err
 	}
@@ -233,11 +257,14 @@ func (s *swaps) take(k preparedKey) (p prepared, ok bool) {
 	return p, ok
 }
 
-// drop closes what was prepared and not taken.
-func (s *swaps) drop(ctx context.Context) {
+// drop closes what was prepared for these shards and not taken.
+func (s *swaps) drop(ctx context.Context, of func(shard int) bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for k, p := range s.prepared {
+		if !of(k.shard) {
+			continue
+		}
 		p.op.Close(ctx) //nolint:errcheck // it has never run
 		delete(s.prepared, k)
 	}
@@ -272,6 +299,7 @@ type Change struct {
 func (a *App) Control(ctx context.Context, action, node string, code []byte) (Change, error) {
 	a.swaps.one.Lock()
 	defer a.swaps.one.Unlock()
+	a.sweepModules(ctx)
 	c := pipeline.Control{Action: action, Node: node}
 	if action == pipeline.ControlDeploy && len(code) == 0 {
 		return Change{}, fmt.Errorf("%s needs a module, and got an empty one", action)
@@ -285,7 +313,7 @@ func (a *App) Control(ctx context.Context, action, node string, code []byte) (Ch
 			return Change{}, fmt.Errorf("the module cannot be stored: %w", err)
 		}
 	}
-	defer a.swaps.drop(context.WithoutCancel(ctx))
+	defer a.swaps.drop(context.WithoutCancel(ctx), func(int) bool { return true })
 	from, err := a.prepare(ctx, c)
 	if err != nil {
 		return Change{}, err
@@ -310,7 +338,6 @@ func (a *App) Control(ctx context.Context, action, node string, code []byte) (Ch
 		}
 		seqs[s] = seq
 	}
-	defer a.sweepModules(context.WithoutCancel(ctx))
 	var out Change
 	var errs []error
 	for left := len(seqs); left > 0; {
@@ -319,6 +346,7 @@ func (a *App) Control(ctx context.Context, action, node string, code []byte) (Ch
 			if d.seq != seqs[d.shard] {
 				continue
 			}
+			seqs[d.shard] = 0 // another worker may do it again
 			left--
 			if d.Err != nil {
 				errs = append(errs, fmt.Errorf("shard %d: %w", d.shard, d.Err))
@@ -363,11 +391,7 @@ func (a *App) prepare(ctx context.Context, c pipeline.Control) (from []uint64, e
 			end, back := a.journal.End(shard), warmEntries*uint64(len(a.wasm))
 			from[shard] = max(end, back) - back + 1
 			p.warm = flow.NewWarmUp(op, sources, from[shard])
-			err, left := op.Guarded(func() error { return p.warm.To(ctx, a.journal, shard, end+1) })
-			if left {
-				err = op.Abandon(err)
-			}
-			if err != nil {
+			if err := op.Guarded(func() error { return p.warm.To(ctx, a.journal, shard, end+1) }); err != nil {
 				return nil, errors.Join(fmt.Errorf("operator %s: the module fails on what the journal has: %w", c.Node, err), op.Close(ctx))
 			}
 		}

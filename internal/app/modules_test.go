@@ -160,9 +160,42 @@ func TestModulesThatNobodyUsesGo(t *testing.T) {
 		require.NoError(t, os.Chtimes(filepath.Join(dir, "deployed", digests[i]+".wasm"), old, old))
 	}
 	deploy(4)
-	require.Equal(t, []bool{false, false, false, true, true}, []bool{size(0) > 0, size(1) > 0, size(2) > 0, size(3) > 0, size(4) > 0})
+	require.Equal(t, []bool{false, false, true, true, true}, []bool{size(0) > 0, size(1) > 0, size(2) > 0, size(3) > 0, size(4) > 0})
 	deploy(0)
 	require.Positive(t, size(0))
+	stopApp(t, a)
+}
+
+// What the newest checkpoint names is there when power fails after a change.
+func TestModulesOfTheCheckpointStay(t *testing.T) {
+	dir := t.TempDir()
+	yaml := func(dir, checkpoint, rec string) string {
+		return strings.Replace(fmt.Sprintf(swapYAML, dir, 1, `"20"`, rec, t.TempDir()), "shards: 1}", "shards: 1, checkpoint: "+checkpoint+"}", 1)
+	}
+	a, _ := startApp(t, yaml(dir, "100ms", recording(t, 400)))
+	var digests []string
+	for _, v := range []string{"1.1.0", "1.2.0"} {
+		c, err := a.Control(t.Context(), pipeline.ControlDeploy, "score", variant(t, version(v)))
+		require.NoError(t, err)
+		digests = append(digests, c.Digest)
+	}
+	stopApp(t, a)
+	old := time.Now().Add(-2 * time.Hour)
+	for _, d := range digests {
+		require.NoError(t, os.Chtimes(filepath.Join(dir, "deployed", d+".wasm"), old, old))
+	}
+	a, _ = startApp(t, yaml(dir, "1h", recording(t, 400)))
+	require.Equal(t, digests[1], a.Modules()[0][0].Digest)
+	c, err := a.Control(t.Context(), pipeline.ControlRollback, "score", nil)
+	require.NoError(t, err)
+	require.Equal(t, digests[0], c.Digest)
+	crashed := t.TempDir()
+	require.NoError(t, os.CopyFS(crashed, os.DirFS(dir)))
+	stopApp(t, a)
+	a, _ = startApp(t, yaml(crashed, "1h", emptyRecording(t)))
+	finished(t, a)
+	a.settle(timeout(t, time.Minute))
+	require.Equal(t, digests[0], a.Modules()[0][0].Digest)
 	stopApp(t, a)
 }
 

@@ -39,7 +39,7 @@ func (r *refusal) Error() string { return r.key + ": " + r.message + ": " + r.hi
 
 // Choose reads the module and says which engine would run it.
 func (c *Config) Choose() (Choice, error) {
-	wasm, err := c.load()
+	wasm, err := c.Code()
 	if err != nil {
 		return Choice{}, err
 	}
@@ -52,7 +52,7 @@ func (c *Config) Choose() (Choice, error) {
 
 // Inspect reads the module that the config names.
 func (c *Config) Inspect() (Info, error) {
-	wasm, err := c.load()
+	wasm, err := c.Code()
 	if err != nil {
 		return Info{}, err
 	}

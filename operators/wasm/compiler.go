@@ -34,7 +34,7 @@ type Compiler struct {
 type CompilerCounts struct {
 	Compiled int // by an engine
 	Loaded   int // native code from disk
-	Shared   int // another operator had it already
+	Shared   int // it was there for another operator, or since one had it
 }
 
 type moduleKey struct {

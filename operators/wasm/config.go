@@ -66,9 +66,9 @@ type Config struct {
 	// Deadline is the last resort: a call that takes longer, by the clock, is the
 	// last one of the module, which goes into quarantine. What is metered is
 	// stopped by its fuel long before, at the same instruction each time; the
-	// clock is for what is not. A module that has not come back five seconds later
-	// can only be left behind with the process: `penstock run` starts itself anew
-	// and goes on with the batch after. 1s to 1h, or 0s for never.
+	// clock is for what is not. If it has not come back five seconds later, the
+	// thread that is in it is left behind, and the pipeline goes on with the next
+	// batch. 1s to 1h, or 0s for never.
 	Deadline time.Duration `yaml:"deadline"`
 	// MaxOutputRows bounds what a module that makes rows of its own may make
 	// in one call, 1 to 16777216.
@@ -161,7 +161,7 @@ func (c *Config) Validate(p *pipeline.Problems) {
 		p.Add("module", "is missing", "write "+shippedOr("a path to a .wasm file"))
 		return
 	}
-	wasm, err := c.load()
+	wasm, err := c.Code()
 	if err != nil {
 		hint := "write " + shippedOr("a path to a .wasm file")
 		var hinted interface{ Hint() string }
@@ -325,7 +325,7 @@ func hasTag(ref string) bool {
 }
 
 // load returns the module that the config names.
-func (c *Config) load() ([]byte, error) {
+func (c *Config) Code() ([]byte, error) {
 	if c.source != nil && IsReference(c.Module) {
 		return c.source(c.Module)
 	}

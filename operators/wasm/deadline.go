@@ -24,12 +24,12 @@ type deadline struct {
 	late  func(call string) // told when a call takes too long; nil is nobody
 	stuck func(call string) // and when it has not come back some time after
 	call  string            // at hand, "" is none
-	since time.Time
-	over  bool // late was told of the call at hand
-	gone  bool // stuck was
+	looks int               // since it began: a process that stood still has not looked
+	over  bool              // late was told of the call at hand
+	gone  bool              // nobody waits for it any more
 	timer *time.Timer
 
-	given bool // up: the next call on a batch fails; by the operator's goroutine only
+	given bool // up: the next call fails; by the operator's goroutine only
 }
 
 // watch begins to look at the clock, until close.
@@ -53,12 +53,12 @@ func (d *deadline) look() {
 	if d.timer == nil {
 		return
 	}
-	if took := time.Since(d.since); d.call != "" && d.late != nil {
-		if !d.over && took >= d.after {
+	if d.call != "" && d.late != nil && !d.gone {
+		d.looks++
+		if took := time.Duration(d.looks-1) * d.period(); !d.over && took >= d.after {
 			d.over = true
 			d.late(d.call) // the call cannot come back meanwhile
-		}
-		if !d.gone && took >= d.after+patience && d.stuck != nil {
+		} else if took >= d.after+patience && d.stuck != nil {
 			d.gone = true
 			d.stuck(d.call)
 		}
@@ -66,33 +66,35 @@ func (d *deadline) look() {
 	d.timer.Reset(d.period())
 }
 
-func (d *deadline) close() {
+// close ends watch and reports whether a goroutine is in a call for good.
+func (d *deadline) close() (gone bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.timer != nil {
 		d.timer.Stop()
 		d.timer = nil
 	}
+	return d.gone
 }
 
-// trySend sends if somebody may yet receive.
-func trySend[T any](c chan<- T, v T) {
-	select {
-	case c <- v:
-	default:
-	}
+// leave gives up the call that is over, if it is still at hand.
+func (d *deadline) leave() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.gone = d.call != "" && d.over
+	return d.gone
 }
 
 // begin says that a call begins; end that it is back, and whether in time.
 func (d *deadline) begin(call string) {
 	d.mu.Lock()
-	d.call, d.since, d.over, d.gone = call, time.Now(), false, false
+	d.call, d.looks, d.over = call, 0, false
 	d.mu.Unlock()
 }
 
 func (d *deadline) end() error {
 	d.mu.Lock()
-	if d.gone { // somebody else does this goroutine's work
+	if d.gone { // nobody waits for this goroutine, and what it used is others' now
 		d.mu.Unlock()
 		select {}
 	}
@@ -106,65 +108,67 @@ func (d *deadline) end() error {
 }
 
 func (d *deadline) error(call string) error {
-	return &guestError{reason: reasonDeadline, fatal: true, call: call, err: fmt.Errorf("%s: it takes longer than %v: if it needs more, raise deadline", call, d.after)}
+	return &guestError{reason: reasonDeadline, fatal: true, err: fmt.Errorf("%s: it takes longer than %v: if it needs more, raise deadline", call, d.after)}
 }
+
+// Deadline is how long a call may take; 0 is for ever.
+func (op *Operator) Deadline() time.Duration { return op.deadline.after }
 
 // Watch says who is told of a call that takes longer than the deadline: such a
 // call fails when it comes back, and is the module's last one. stuck, which may be
 // nil, is told of one that has not come back five seconds later: then it never
-// does, and the operator must not be used, nor closed. Both are called on another goroutine,
-// one at a time, and may be replaced between two calls. Without late no call is
-// late.
+// does, and the operator is good for Close only. Both are called on another
+// goroutine, one at a time, and may be replaced between two calls. Without late no
+// call is late.
 func (op *Operator) Watch(late, stuck func(call string)) {
 	op.deadline.mu.Lock()
 	defer op.deadline.mu.Unlock()
 	op.deadline.late, op.deadline.stuck = late, stuck
 }
 
-// Abandon says that a call on another goroutine, which failed with err, is not
-// waited for any more. The operator must not be used but for Close, which leaves
-// what that goroutine uses, and the module cannot be opened again in this process.
-// It returns err.
-func (op *Operator) Abandon(err error) error {
-	op.abandoned = true
-	op.condemn(err)
-	return err
-}
-
 // Guarded runs f, which calls the operator, on another goroutine. When a call into
-// the module takes too long, whoever watches is told, and f is left to itself.
-func (op *Operator) Guarded(f func() error) (err error, left bool) {
+// the module takes too long, whoever watches is told, and f is left to itself, with
+// the guest: it never returns, and the operator has none then.
+func (op *Operator) Guarded(f func() error) error {
 	d := op.deadline
+	if d.after <= 0 {
+		return f()
+	}
 	d.mu.Lock()
 	late, stuck := d.late, d.stuck
 	d.mu.Unlock()
+	random, watermark := op.host.random, op.host.watermark
 	tooLate, done := make(chan string, 1), make(chan error, 1)
 	op.Watch(func(call string) {
 		if late != nil {
 			late(call)
 		}
-		trySend(tooLate, call)
+		select {
+		case tooLate <- call:
+		default: // the second one of f
+		}
 	}, nil)
+	defer op.Watch(late, stuck)
 	go func() { done <- f() }()
-	select {
-	case err = <-done:
-		op.Watch(late, stuck)
-		return err, false
-	case call := <-tooLate:
-		return d.error(call), true
+	for {
+		select {
+		case err := <-done:
+			return err
+		case call := <-tooLate:
+			if !d.leave() { // it has just come back
+				continue
+			}
+			// The guest goes on with the host that it knows.
+			module, _ := op.Module()
+			h, err := newHost(op.env, module, random)
+			if err != nil {
+				return err
+			}
+			h.watermark = watermark
+			op.host, op.guest = h, nil
+			return d.error(call)
+		}
 	}
-}
-
-// leave leaves the guest to the goroutine that is in it, with the module and the
-// host that it uses. There is no guest after it.
-func (op *Operator) leave() (err error) {
-	module, _ := op.Module()
-	now := op.host.watermark
-	if op.host, err = newHost(op.env, module, op.cfg.Seed); err != nil {
-		return err
-	}
-	op.host.watermark, op.guest, op.abandoned = now, nil, true
-	return nil
 }
 
 // GiveUp lets the next Process, Advance or Snapshot fail without a call, as the

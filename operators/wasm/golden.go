@@ -181,6 +181,12 @@ var verdicts sync.Map
 // checkGolden runs the module's vectors, each in an instance of its own, with
 // the vectors' parameters and not the operator's.
 func (op *Operator) checkGolden() error {
+	if len(op.info.Manifest.Golden) == 0 {
+		return nil
+	}
+	if err, ok := condemned.Load(op.verdictKey()); ok { // who tried it is in it still
+		return err.(error)
+	}
 	v, _ := verdicts.LoadOrStore(op.verdictKey(), &verdict{})
 	out := v.(*verdict)
 	out.once.Do(func() {
@@ -197,11 +203,28 @@ func (op *Operator) verdictKey() verdictKey {
 	return verdictKey{digest: op.info.Digest, engine: op.choice.Engine, memory: op.cfg.Memory, metered: op.cfg.meters(op.choice)}
 }
 
-// condemn lets nobody open the module again: it did not come back from that.
-func (op *Operator) condemn(err error) {
-	v := &verdict{err: err}
-	v.once.Do(func() {})
-	verdicts.Store(op.verdictKey(), v)
+// condemned has the error of what a module did not come back from, by verdictKey
+// for its vectors and startKey for its start.
+var condemned sync.Map
+
+type startKey struct {
+	verdictKey
+	params string
+	seed   uint64
+}
+
+func (op *Operator) startKey() startKey {
+	return startKey{op.verdictKey(), fmt.Sprint(op.params), op.cfg.Seed}
+}
+
+// condemn returns err, and keeps it if it is one of the clock: the module is not
+// tried in this way again.
+func (op *Operator) condemn(key any, err error) error {
+	var ge *guestError
+	if errors.As(err, &ge) && ge.reason == reasonDeadline {
+		condemned.Store(key, err)
+	}
+	return err
 }
 
 func (op *Operator) tryVector(g *Golden) error {

@@ -26,7 +26,6 @@ const (
 type guestError struct {
 	reason string
 	fatal  bool
-	call   string // that took too long, else empty
 	err    error
 }
 
@@ -115,8 +114,11 @@ func newGuest(mod engine.Module, imports []engine.HostFunc, h *host, limit uint6
 	h.inst, h.fault, h.kill, h.work = nil, nil, nil, math.MaxInt64
 	clock.begin("start function") // unless metering makes a function of its own of it
 	inst, err := mod.Instantiate(imports)
-	if late := clock.end(); late != nil && err == nil {
-		return nil, errors.Join(late, inst.Close())
+	if late := clock.end(); late != nil {
+		if err == nil {
+			late = errors.Join(late, inst.Close())
+		}
+		return nil, late
 	}
 	if err != nil {
 		return nil, &guestError{reason: reasonTrap, fatal: true, err: err}

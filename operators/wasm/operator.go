@@ -38,9 +38,6 @@ type Operator struct {
 	compiler *Compiler
 	mod      engine.Module
 	guest    *guest // nil after a fatal failure, until the next batch
-	// abandoned says that another goroutine is in a guest, and may not come back
-	// from it: Close leaves the module.
-	abandoned bool
 
 	out  *arrow.Schema
 	ins  []Column // the manifest's, nullable as the input is
@@ -58,7 +55,7 @@ func New(cfg Config, env pipeline.Env) (*Operator, error) {
 
 // NewWith is New with a compiler that operators share.
 func NewWith(cfg Config, env pipeline.Env, compiler *Compiler) (*Operator, error) {
-	wasm, err := cfg.load()
+	wasm, err := cfg.Code()
 	if err != nil {
 		return nil, fmt.Errorf("module: %w", err)
 	}
@@ -125,27 +122,24 @@ func (op *Operator) Digest() string { return op.info.Digest }
 // Open compiles the module, runs its golden vectors, starts it and binds it to
 // its input. A module that does not come back from that within its deadline is
 // an error, and goes on with a core of its own until the process ends: it cannot
-// be opened again.
+// be opened in the same way again.
 func (op *Operator) Open(_ context.Context, in *arrow.Schema) (*arrow.Schema, error) {
 	if err := op.bindSchemas(in); err != nil {
 		return nil, err
 	}
 	var err error
+	if err, ok := condemned.Load(op.startKey()); ok {
+		return nil, err.(error)
+	}
 	if op.mod, err = op.compiler.Compile(op.choice.Engine, op.code); err != nil {
 		return nil, op.named(err)
 	}
 	op.deadline.watch()
-	err, left := op.Guarded(func() error {
-		if err := op.checkGolden(); err != nil {
-			return err
-		}
-		return op.named(op.instantiate())
-	})
-	if left {
-		err = op.Abandon(op.named(err))
+	if err = op.Guarded(op.checkGolden); err != nil {
+		return nil, op.condemn(op.verdictKey(), err)
 	}
-	if err != nil {
-		return nil, err
+	if err = op.Guarded(op.instantiate); err != nil {
+		return nil, op.condemn(op.startKey(), op.named(err))
 	}
 	return op.out, nil
 }
@@ -331,11 +325,11 @@ func (op *Operator) failed(err error, call, rows int) error {
 		err = errors.Join(err, op.drop())
 	}
 	if op.cfg.OnError == OnErrorStop {
-		op.lost.WithLabelValues(op.env.Name, ge.reason).Add(float64(rows))
+		op.lose(ge.reason, rows)
 		return pipeline.Permanent(fmt.Errorf("module %s: %w", module, err))
 	}
-	if ge.reason == reasonDeadline { // each time costs a restart
-		op.set(true, fmt.Sprintf("%s took longer than %v", ge.call, op.deadline.after))
+	if ge.reason == reasonDeadline { // each time may cost a core
+		op.set(true, fmt.Sprintf("%s took longer than %v", callNames[call], op.deadline.after))
 	} else if !op.count(call) {
 		return nil
 	}
@@ -357,11 +351,17 @@ func (op *Operator) drop() error {
 	return err
 }
 
+func (op *Operator) lose(reason string, rows int) {
+	if op.env.Meter.Counts() {
+		op.lost.WithLabelValues(op.env.Name, reason).Add(float64(rows))
+	}
+}
+
 // pass hands on in, or not, as on_error says of a batch that the module did
 // nothing with.
 func (op *Operator) pass(reason string, in arrow.Record, out pipeline.Emitter) error {
 	rows := int(in.NumRows())
-	op.lost.WithLabelValues(op.env.Name, reason).Add(float64(rows))
+	op.lose(reason, rows)
 	if op.cfg.OnError != OnErrorPass || op.info.Manifest.Kind == KindEmit {
 		op.env.Meter.Dropped(op.env.Name, reason, rows)
 		return nil
@@ -410,10 +410,10 @@ func (op *Operator) advance(watermark int64) ([]arrow.Array, int64, error) {
 	return op.result("penstock_advance", m.base, anyRows)
 }
 
-// Close frees the guest and gives the module back.
+// Close frees the guest and gives the module back, unless a goroutine is in it for
+// good.
 func (op *Operator) Close(context.Context) error {
-	op.deadline.close()
-	if op.abandoned {
+	if op.deadline.close() {
 		return nil
 	}
 	errs := []error{op.drop()}

@@ -17,13 +17,15 @@ const (
 	numCalls
 )
 
+var callNames = [numCalls]string{"penstock_process", "penstock_advance", "penstock_snapshot"}
+
 // quarantine counts the failures in a row and says when there are too many.
 // It is part of a snapshot: a replay goes the same way.
 type quarantine struct {
 	after       int // 0 is never
 	failures    [numCalls]int
 	quarantined bool
-	why         string // it was put there, by this process
+	why         string // it was put there
 	gauge       prometheus.Gauge
 }
 

@@ -24,6 +24,7 @@ type stateHeader struct {
 
 	Failures    [numCalls]int `json:"failures"` // in a row
 	Quarantined bool          `json:"quarantined,omitempty"`
+	Why         string        `json:"why,omitempty"` // it was
 }
 
 const maxStateHeader = 4096
@@ -44,7 +45,7 @@ func (op *Operator) Snapshot(w io.Writer) error {
 	if op.guest != nil {
 		h.Size = len(state)
 	}
-	h.Failures, h.Quarantined = op.failures, op.quarantined
+	h.Failures, h.Quarantined, h.Why = op.failures, op.quarantined, op.why
 	h.Watermark, h.Random = op.host.watermark, op.host.random
 	text, err := json.Marshal(h)
 	if err != nil {
@@ -65,11 +66,8 @@ func (op *Operator) state() ([]byte, error) {
 	var state []byte
 	err := op.givenUp("penstock_snapshot")
 	if err == nil {
-		g, left := op.guest, false
-		if err, left = op.Guarded(func() (err error) { state, err = g.state(); return err }); left {
-			state = nil
-			err = errors.Join(err, op.leave())
-		}
+		g := op.guest
+		err = op.Guarded(func() (err error) { state, err = g.state(); return err })
 	}
 	if err == nil {
 		op.failures[callSnapshot] = 0
@@ -97,11 +95,7 @@ func (op *Operator) Restore(r io.Reader) error {
 	op.host.watermark = h.Watermark
 	if h.Size >= 0 {
 		g := op.guest
-		err, left := op.Guarded(func() error { return g.restoreFrom(state) })
-		if left {
-			err = errors.Join(err, op.leave())
-		}
-		if err != nil {
+		if err := op.Guarded(func() error { return g.restoreFrom(state) }); err != nil {
 			return fmt.Errorf("state of module %s: %w", m.Name, err)
 		}
 	}
@@ -110,7 +104,7 @@ func (op *Operator) Restore(r io.Reader) error {
 		return nil // what the other module has failed at is not held against this one
 	}
 	op.failures = h.Failures
-	op.set(h.Quarantined, "it failed before")
+	op.set(h.Quarantined, h.Why)
 	if h.Quarantined {
 		op.host.log.Error("module still in quarantine: it is not called any more; mend or replace it, a change of its settings ends this", "digest", op.info.Digest)
 		return op.drop()

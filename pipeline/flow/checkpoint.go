@@ -86,7 +86,7 @@ func (w *Worker) restore(ctx context.Context) error {
 	}
 	w.pos = w.o.Journal.Resume(w.o.Shard, c.Pos)
 	w.moved = w.pos != c.Pos
-	w.at = w.pos.Seq
+	w.at = w.pos.Seq // a snapshot may follow
 	for _, s := range c.Sources {
 		if i, ok := w.sources[s.Name]; ok {
 			w.wm[i], w.idle[i] = s.Watermark, s.Idle

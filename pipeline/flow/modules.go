@@ -3,6 +3,7 @@ package flow
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -126,29 +127,41 @@ func (w *Worker) deploy(i int, c pipeline.Control, seq uint64, state []byte) (ca
 		return false, 0, err
 	}
 	if !carried {
-		warmed = w.warmUp(i, &opened, c.From, seq)
+		if warmed, err = w.warmUp(i, n.Name, &opened, c.From, seq); err != nil {
+			return false, 0, err
+		}
 	}
 	w.put(i, opened)
 	w.previous[i] = was
 	return carried, warmed, nil
 }
 
-// warmUp shows a fresh operator of node i what lies in the journal between
-// entries from and seq, as far as it was not shown that ahead, and returns how
-// many rows it has seen. What an operator is fed by others cannot be shown.
-func (w *Worker) warmUp(i int, o *Opened, from, seq uint64) int64 {
+// warmUp shows a fresh operator, which is to run as name in node i, what lies in the
+// journal between entries from and seq, as far as it was not shown that ahead, and
+// returns how many rows it has seen. What an operator is fed by others cannot be
+// shown. On an error, which is one of the clock, the operator is closed.
+func (w *Worker) warmUp(i int, name string, o *Opened, from, seq uint64) (rows int64, err error) {
 	u := o.WarmUp
 	if u == nil {
 		sources := w.sourcesOf(i)
 		if from == 0 || len(sources) == 0 {
-			return 0
+			return 0, nil
 		}
 		u = NewWarmUp(o.Op, sources, from)
 	}
-	if err := u.To(w.ctx, w.o.Journal, w.o.Shard, seq); err != nil {
+	show := func() error { return u.To(w.ctx, w.o.Journal, w.o.Shard, seq) }
+	if c, ok := o.Op.(Clocked); ok {
+		err = c.Guarded(show)
+	} else {
+		err = show()
+	}
+	if w.killed(name, o.Op, o.Module, journal.CallChange) {
+		return 0, errors.Join(fmt.Errorf("the journal cannot be shown to module %s: %w", o.Module.Name, errKilled), o.Op.Close(w.ctx))
+	}
+	if err != nil {
 		w.o.Log.Warn("a module could not be shown all that the journal has", "operator", w.o.Plan.Nodes[i].Name, "rows", u.Rows, "error", err)
 	}
-	return u.Rows
+	return u.Rows, nil
 }
 
 // sourcesOf returns the sources that node i reads, or nil when it reads other
@@ -172,7 +185,28 @@ func (w *Worker) sourcesOf(i int) (names []string) {
 // openWith opens a module that goes on with state, where it understands it.
 func (w *Worker) openWith(i int, digest string, shadow bool, state []byte) (o Opened, carried bool, err error) {
 	n := &w.o.Plan.Nodes[i]
-	if o, err = n.Modules.Open(w.ctx, digest, shadow); err != nil || state == nil {
+	name := n.Name
+	if shadow {
+		name = shadowNode(name)
+	}
+	open := func() error {
+		if o, err = n.Modules.Open(w.ctx, digest, shadow); err != nil {
+			return err
+		}
+		w.watch(i, name, o.Op, o.Module)
+		return nil
+	}
+	// killed is the end of a module that the clock ends before it runs.
+	killed := func() error {
+		if !w.killed(name, o.Op, o.Module, journal.CallChange) {
+			return nil
+		}
+		return errors.Join(fmt.Errorf("module %s: %w", o.Module.Name, errKilled), o.Op.Close(w.ctx))
+	}
+	if err = open(); err == nil {
+		err = killed()
+	}
+	if err != nil || state == nil {
 		return o, false, err
 	}
 	refusal := error(nil)
@@ -183,9 +217,12 @@ func (w *Worker) openWith(i int, digest string, shadow bool, state []byte) (o Op
 		if refusal = o.Op.Restore(bytes.NewReader(state)); refusal == nil {
 			return o, true, nil
 		}
+		if err = killed(); err != nil {
+			return o, false, err
+		}
 		// It may have begun with it.
 		if err = o.Op.Close(w.ctx); err == nil {
-			o, err = n.Modules.Open(w.ctx, digest, shadow)
+			err = open()
 		}
 	}
 	w.o.Log.Warn("the module does not go on with the state of the one before and starts afresh", "operator", n.Name, "module", o.Module.Name, "reason", refusal)
@@ -210,7 +247,6 @@ func (w *Worker) put(i int, o Opened) {
 	n := &w.o.Plan.Nodes[i]
 	old := n.Op
 	n.Op, n.Module, n.Fingerprint = o.Op, o.Module, o.Fingerprint
-	w.watch(i, n.Name, o.Op, o.Module)
 	w.emit[i].last = nil
 	w.moved = true
 	if err := old.Close(w.ctx); err != nil {

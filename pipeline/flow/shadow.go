@@ -3,7 +3,6 @@ package flow
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -127,15 +126,14 @@ func (w *Worker) shadow(i int, c pipeline.Control, seq uint64) (warmed int64, er
 // startShadow starts a shadow that goes on with state, where it understands it.
 func (w *Worker) startShadow(i int, c pipeline.Control, seq uint64, state []byte) (warmed int64, err error) {
 	n := &w.o.Plan.Nodes[i]
-	if w.killedSince(shadowNode(n.Name), c.Digest) {
-		return 0, errors.New("an earlier run did not get back from the module")
-	}
 	o, carried, err := w.openWith(i, c.Digest, true, state)
 	if err != nil {
 		return 0, err
 	}
 	if !carried {
-		warmed = w.warmUp(i, &o, c.From, seq)
+		if warmed, err = w.warmUp(i, shadowNode(n.Name), &o, c.From, seq); err != nil {
+			return 0, err
+		}
 	}
 	s := &shadow{op: o.Op, m: o.Module, raise: map[[2]string][2]int{}}
 	s.stats.Module, s.stats.Digest, s.stats.Engine = o.Module.Name, o.Module.Digest, o.Module.Engine
@@ -156,7 +154,6 @@ func (w *Worker) startShadow(i int, c pipeline.Control, seq uint64, state []byte
 		s.rules = append(s.rules, shadowRule{node: t, op: r})
 	}
 	w.endShadow(i)
-	w.watch(i, shadowNode(n.Name), o.Op, o.Module)
 	w.shadows[i] = s
 	for _, r := range s.rules {
 		w.watched[r.node] = append(w.watched[r.node], s)
@@ -244,6 +241,10 @@ func (s *shadow) step(rows int, took time.Duration, call func() error) {
 	own := time.Since(start)
 	if err != nil {
 		s.stats.Failed = err.Error()
+		return
+	}
+	if q, ok := s.op.(Quarantined); ok && q.Quarantined() {
+		s.stats.Failed = q.QuarantinedFor()
 		return
 	}
 	if rows > 0 {

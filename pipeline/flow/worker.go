@@ -31,9 +31,11 @@ type Options struct {
 	// Tap, when set, is shown every record that a source or node gives, for
 	// the live page. The record is borrowed; Tap must not block.
 	Tap func(node string, rec arrow.Record)
-	// Counted is the newest entry whose rows another worker of this process has
-	// counted as processed.
+	// Counted is the newest entry that another worker of this process has run
+	// through the graph. Again, which may be nil, says whether the entry at hand is
+	// one of those: what happens then has been counted.
 	Counted uint64
+	Again   *atomic.Bool
 	// Stuck is told why the worker does not come back, on another goroutine: the
 	// journal says which call its successor is not to make again. It must not block.
 	Stuck func(shard int, why error)
@@ -61,8 +63,8 @@ type Worker struct {
 	late    atomic.Bool   // the grace is over: the entry at hand is abandoned
 
 	at       uint64 // sequence of the entry at hand
-	within   bool   // in a call that the entry makes
-	calls    []int  // by node: how many the entry has made
+	phase    phase
+	calls    []int // by node: how many the entry has made
 	kills    []journal.Kill
 	raised   []raised    // by node: the alert that its module is in quarantine
 	previous []before    // by node: the module before
@@ -121,11 +123,12 @@ func NewWorker(ctx context.Context, o Options) (*Worker, error) {
 			}
 		}
 	}
-	for i, n := range o.Plan.Nodes {
-		w.watch(i, n.Name, n.Op, n.Module)
-	}
 	if err := w.restore(ctx); err != nil {
 		return nil, err
+	}
+	w.phase = between
+	for i, n := range o.Plan.Nodes {
+		w.watch(i, n.Name, n.Op, n.Module)
 	}
 	if err := o.Journal.Hold(ctx, holderName, o.Shard, w.pos); err != nil {
 		return nil, err
@@ -173,13 +176,8 @@ func (w *Worker) Run(ctx context.Context) (err error) {
 			// The operators are ahead of the position: the last checkpoint counts.
 			err = nil
 		}
-		for i := range w.shadows {
-			w.endShadow(i)
-		}
-		for _, n := range w.o.Plan.Nodes {
-			if cerr := n.Op.Close(background); cerr != nil && err == nil {
-				err = fmt.Errorf("close %s: %w", n.Name, cerr)
-			}
+		if cerr := w.closeAll(background); err == nil {
+			err = cerr
 		}
 	}()
 	tick := time.NewTicker(w.o.Checkpoint)
@@ -219,6 +217,19 @@ func (w *Worker) Run(ctx context.Context) (err error) {
 	return nil
 }
 
+// closeAll closes the operators.
+func (w *Worker) closeAll(ctx context.Context) (err error) {
+	for i := range w.shadows {
+		w.endShadow(i)
+	}
+	for _, n := range w.o.Plan.Nodes {
+		if cerr := n.Op.Close(ctx); cerr != nil && err == nil {
+			err = fmt.Errorf("close %s: %w", n.Name, cerr)
+		}
+	}
+	return err
+}
+
 // entry runs one journal entry through the graph. It takes over e.Record.
 func (w *Worker) entry(e *journal.Entry) error {
 	if e.Record != nil {
@@ -233,20 +244,28 @@ func (w *Worker) entry(e *journal.Entry) error {
 		w.o.Log.Error("a journal entry cannot be read and is left out", "shard", w.o.Shard, "entry", e.Seq, "error", e.Corrupt)
 	}
 	w.out, w.at = 0, e.Seq
+	if w.o.Again != nil {
+		w.o.Again.Store(e.Seq <= w.o.Counted)
+	}
+	defer func() { w.phase = between }()
 	if e.Kind == journal.KindControl {
+		w.phase = changing
+		if err := w.settleKills(journal.CallChange); err != nil {
+			return err
+		}
 		if err := w.control(e); err != nil {
 			return err
 		}
 		w.pos, w.moved = e.After(), true
 		w.seq.Store(e.Seq)
-		return nil
+		return w.settleKills(journal.CallState)
 	}
 	s, ok := w.sources[e.Source]
 	if !ok && e.Record != nil {
 		w.o.Meter.Dropped(e.Source, "source_removed", int(e.Record.NumRows()))
 	}
 	clear(w.calls)
-	w.within = true
+	w.phase = calling
 	if ok && e.Corrupt == nil {
 		if e.Record != nil {
 			src := w.o.Plan.Sources[s]
@@ -266,11 +285,10 @@ func (w *Worker) entry(e *journal.Entry) error {
 			return err
 		}
 	}
-	w.within = false
-	if e.Record != nil && e.Seq > w.o.Counted {
+	w.phase = changing
+	if e.Record != nil {
 		w.o.Meter.Processed(w.shard, int(e.Record.NumRows()))
 	}
-	w.settleKills()
 	if err := w.relieve(); err != nil {
 		return err
 	}
@@ -280,7 +298,7 @@ func (w *Worker) entry(e *journal.Entry) error {
 	}
 	w.moved = true
 	w.seq.Store(e.Seq)
-	return nil
+	return w.settleKills(journal.CallState)
 }
 
 // process gives a record to a node and accounts for the time in it.

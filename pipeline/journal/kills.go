@@ -5,19 +5,29 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"time"
 )
 
 // Kill is a call into an operator's module that was ended by the clock. A replay
 // has another clock: it is told here that the call must not be made.
 type Kill struct {
-	Shard  int    `json:"shard"`
-	Seq    uint64 `json:"seq"` // of the entry
-	Node   string `json:"node"`
-	Digest string `json:"digest"` // of the module
-	// Call numbers the calls of the entry into the node, from 1. 0 is none of
-	// them: what a control asked for, or the snapshot after the entry.
+	Shard  int           `json:"shard"`
+	Seq    uint64        `json:"seq"` // of the entry
+	Node   string        `json:"node"`
+	Digest string        `json:"digest"` // of the module
+	After  time.Duration `json:"after"`  // how long it had
+	// Call numbers the calls of the entry into the node, from 1, or is one of
+	// the below.
 	Call int `json:"call"`
 }
+
+// Calls that are not of an entry's rows or time.
+const (
+	// CallChange is any when modules change: a state asked for or given, a warm-up.
+	CallChange = 0
+	// CallState asks for the state behind the entry.
+	CallState = -1
+)
 
 // The kills of a journal are in its stream's metadata: known before the first
 // entry is read, and where a copy of the journal has them too.

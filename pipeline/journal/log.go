@@ -122,7 +122,11 @@ func Open(ctx context.Context, js jetstream.JetStream, o Options) (*Log, error) 
 		cfg.MaxBytes = -1
 	}
 	var kills []Kill
-	if old, err := js.Stream(ctx, o.Stream); err == nil {
+	old, err := js.Stream(ctx, o.Stream)
+	if err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
+		return nil, fmt.Errorf("stream %s: %w", o.Stream, err)
+	}
+	if err == nil {
 		if kills, err = readKills(old.CachedInfo().Config.Metadata); err != nil {
 			return nil, fmt.Errorf("stream %s: its metadata: %w", o.Stream, err)
 		}

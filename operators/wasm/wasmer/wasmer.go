@@ -77,18 +77,20 @@ func (e *wasmerEngine) module(from func(*wasmer.Store, []byte) (*wasmer.Module, 
 		store.Close()
 		return nil, err
 	}
-	return &module{engine: e.engine, store: store, module: m}, nil
+	m.Imports() // wasmer-go keeps these, and the exports: it only reads from now on
+	return &module{engine: e.engine, store: store, module: m, exports: signatures(m)}, nil
 }
 
 type module struct {
 	engine *wasmer.Engine
 	store  *wasmer.Store
-	mu     sync.Mutex // wasmer-go fills the module in while it makes instances
 	module *wasmer.Module
-	free   []*hostSet
 	// exports are the types of the module's functions: a function of an instance
 	// leaks its type each time it is asked for it.
 	exports map[string]signature
+
+	mu   sync.Mutex
+	free []*hostSet
 }
 
 func (m *module) Close() error {
@@ -140,26 +142,22 @@ func fromSlot(v uint64, t byte) wasmer.Value {
 }
 
 // signatures returns those of the exported functions that can be called.
-func (m *module) signatures() map[string]signature {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.exports == nil {
-		m.exports = map[string]signature{}
-		for _, e := range m.module.Exports() {
-			f := e.Type().IntoFunctionType()
-			if f == nil {
-				continue
-			}
-			sig := signature{results: len(f.Results())}
-			for _, p := range f.Params() {
-				sig.params = append(sig.params, p.Kind())
-			}
-			if len(sig.params) <= maxParams && sig.results <= maxResults {
-				m.exports[e.Name()] = sig
-			}
+func signatures(m *wasmer.Module) map[string]signature {
+	out := map[string]signature{}
+	for _, e := range m.Exports() {
+		f := e.Type().IntoFunctionType()
+		if f == nil {
+			continue
+		}
+		sig := signature{results: len(f.Results())}
+		for _, p := range f.Params() {
+			sig.params = append(sig.params, p.Kind())
+		}
+		if len(sig.params) <= maxParams && sig.results <= maxResults {
+			out[e.Name()] = sig
 		}
 	}
-	return m.exports
+	return out
 }
 
 // Bounds of what can be called.
@@ -177,7 +175,8 @@ type hostSet struct {
 	imports *wasmer.ImportObject
 }
 
-// hostSet returns one that fits and is free, or a new one.
+// hostSet returns one that is free, or a new one: calls are always of the functions
+// that the module imports.
 func (m *module) hostSet(calls []engine.HostFunc) *hostSet {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -226,9 +225,7 @@ func (m *module) giveBack(s *hostSet) {
 
 func (m *module) Instantiate(imports []engine.HostFunc) (engine.Instance, error) {
 	inst := &instance{module: m, host: m.hostSet(imports)}
-	m.mu.Lock()
 	i, err := wasmer.NewInstance(m.module, inst.host.imports)
-	m.mu.Unlock()
 	if err != nil {
 		m.giveBack(inst.host)
 		return nil, err
@@ -254,8 +251,12 @@ func (i *instance) Memory() []byte {
 }
 
 func (i *instance) Close() error {
+	if i.host == nil {
+		return nil
+	}
 	i.instance.Close()
 	i.module.giveBack(i.host)
+	i.host = nil
 	runtime.KeepAlive(i)
 	return nil
 }
@@ -312,7 +313,7 @@ func fromGo(v any) uint64 {
 }
 
 func (i *instance) Function(name string) engine.Function {
-	sig, ok := i.module.signatures()[name]
+	sig, ok := i.module.exports[name]
 	if !ok {
 		return nil
 	}
