@@ -136,6 +136,9 @@ func (op *Operator) Open(_ context.Context, in *arrow.Schema) (*arrow.Schema, er
 	}
 	op.deadline.watch()
 	if err = op.Guarded(op.checkGolden); err != nil {
+		if _, bare := err.(*guestError); bare { //nolint:errorlint // of Guarded itself
+			err = op.named(fmt.Errorf("golden vectors: %w", err))
+		}
 		return nil, op.condemn(op.verdictKey(), err)
 	}
 	if err = op.Guarded(op.instantiate); err != nil {
@@ -334,7 +337,7 @@ func (op *Operator) failed(err error, call, rows int) error {
 		return nil
 	}
 	op.host.log.Error("module in quarantine: it is not called any more, its batches go by on_error; mend or replace it, a change of its settings ends this",
-		"failures", op.failures[call], "digest", op.info.Digest, "error", err)
+		"reason", op.why, "digest", op.info.Digest, "error", err)
 	if err := op.drop(); err != nil {
 		return pipeline.Permanent(err)
 	}

@@ -31,7 +31,7 @@ type quarantine struct {
 
 func (q *quarantine) register(env pipeline.Env) error {
 	g := prometheus.NewGaugeVec(prometheus.GaugeOpts{Namespace: "penstock", Name: "module_quarantined",
-		Help: "1 while a Wasm module is not called any more, because it failed too often in a row."}, []string{"operator"})
+		Help: "1 while a Wasm module is not called any more, because it failed too often in a row or took too long."}, []string{"operator"})
 	if err := register(env.Meter, &g); err != nil {
 		return err
 	}

@@ -72,9 +72,11 @@ func (w *Worker) watch(i int, name string, op pipeline.Operator, m Module) {
 		k := w.kill(i, name, m, c.Deadline())
 		ctx, cancel := context.WithTimeout(context.Background(), killTimeout)
 		defer cancel()
-		err := w.o.Journal.AddKill(ctx, k)
+		if err := w.o.Journal.AddKill(ctx, k); err != nil {
+			log.Error("the journal cannot keep that a call is not to be made again: a restart will make it", "error", err)
+		}
 		w.kills = append(w.kills, k)
-		log.Error("a call into a module takes too long: it is the last one, in every replay too", "entry", k.Seq, "recorded", err == nil, "error", err)
+		log.Error("a call into a module takes too long: it is the last one, in every replay too", "entry", k.Seq)
 	}, func(call string) {
 		w.o.Stuck(w.o.Shard, fmt.Errorf("operator %s: module %s (%s) does not come back from %s", name, m.Name, short(m.Digest), call))
 	})
