@@ -266,7 +266,8 @@ func TestShadow(t *testing.T) {
 	finished(t, a)
 	stopApp(t, a)
 
-	a, got := startApp(t, fmt.Sprintf(swapYAML, t.TempDir(), 1, `"2000"`, rec, t.TempDir()))
+	dir := t.TempDir()
+	a, got := startApp(t, fmt.Sprintf(swapYAML, dir, 1, `"2000"`, rec, t.TempDir()))
 	more := variant(t, func(m *wasm.Manifest) {
 		m.Version = "1.1.0"
 		m.Golden = nil // they are of the other default
@@ -281,8 +282,8 @@ func TestShadow(t *testing.T) {
 	finished(t, a)
 	a.settle(timeout(t, 10*time.Second))
 	require.Eventually(t, func() bool { return a.Modules()[0][0].Shadow.Rows > 2000 }, 10*time.Second, time.Millisecond, "as of a checkpoint")
-	s := a.Modules()[0][0].Shadow
 	stopApp(t, a)
+	s := a.Modules()[0][0].Shadow
 	require.Equal(t, want.rows["score"], got.rows["score"])
 	require.Equal(t, want.rows["unusual"], got.rows["unusual"])
 	require.Empty(t, s.Failed)
@@ -309,6 +310,11 @@ func TestShadow(t *testing.T) {
 	require.Equal(t, s.Alerts.Live, s.Alerts.Candidate, "the rule reads the score, which is the same")
 	require.Positive(t, s.Alerts.Live)
 	require.Empty(t, s.Alerts.OnlyLive)
+
+	// A restart goes on with the comparison.
+	a, _ = startApp(t, fmt.Sprintf(swapYAML, dir, 1, "max", emptyRecording(t), t.TempDir()))
+	stopApp(t, a)
+	require.Equal(t, s, a.Modules()[0][0].Shadow)
 }
 
 func timeout(t *testing.T, d time.Duration) context.Context {

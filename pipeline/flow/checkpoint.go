@@ -33,6 +33,7 @@ type nodeState struct {
 	// ran before, and what runs beside it.
 	Digest, Base     string
 	Previous, Shadow before
+	Comparison       []byte // of the shadow with the node
 	Raised           raised
 }
 
@@ -57,6 +58,10 @@ func (w *Worker) checkpoint() error {
 		s := nodeState{Name: n.Name, Fingerprint: n.Fingerprint, Watermark: w.nodeWM[i], State: b.Bytes(), Digest: n.Module.Digest, Base: n.Base, Previous: w.previous[i], Raised: w.raised[i]}
 		if sh := w.shadows[i]; sh != nil {
 			s.Shadow = before{sh.m.Digest, w.snapshot(sh.op)}
+			var err error
+			if s.Comparison, err = sh.keep(w); err != nil {
+				return fmt.Errorf("checkpoint of the shadow of %s: %w", n.Name, err)
+			}
 		}
 		c.Nodes = append(c.Nodes, s)
 	}
@@ -130,7 +135,11 @@ func (w *Worker) restore(ctx context.Context) error {
 	for i := range w.o.Plan.Nodes { // rules are restored by now
 		n := &w.o.Plan.Nodes[i]
 		if s := saved[n.Name]; n.Modules != nil && s.Shadow.Digest != "" && s.Fingerprint == n.Fingerprint {
-			if _, err := w.startShadow(i, pipeline.Control{Digest: s.Shadow.Digest}, 0, s.Shadow.State); err != nil {
+			_, err := w.startShadow(i, pipeline.Control{Digest: s.Shadow.Digest}, 0, s.Shadow.State)
+			if err == nil && s.Comparison != nil {
+				err = w.shadows[i].resume(w, s.Comparison)
+			}
+			if err != nil {
 				w.o.Log.Error("a shadow does not come back", "operator", n.Name, "digest", short(s.Shadow.Digest), "error", err)
 			}
 		}

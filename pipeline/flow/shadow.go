@@ -58,7 +58,7 @@ func (c *collected) release() {
 }
 
 // ShadowStats says how a candidate compares with the module that runs, since
-// it was started or the process was.
+// it was started, in this process or another.
 type ShadowStats struct {
 	Module  string `json:"module"`
 	Digest  string `json:"digest"`
