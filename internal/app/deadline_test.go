@@ -76,7 +76,7 @@ func spin(where string, turns, from int) string {
 
 const (
 	long    = 1_300_000_000 // comes back a little later
-	forEver = 6_000_000_000 // is left behind
+	forEver = 4_000_000_000 // is left behind
 )
 
 // through waits until all that is in the journal has gone through.

@@ -66,7 +66,7 @@ type Config struct {
 	// Deadline is the last resort: a call that takes longer, by the clock, is the
 	// last one of the module, which goes into quarantine. What is metered is
 	// stopped by its fuel long before, at the same instruction each time; the
-	// clock is for what is not. If it has not come back five seconds later, the
+	// clock is for what is not. If it has not come back some seconds later, the
 	// thread that is in it is left behind, and the pipeline goes on with the next
 	// batch. 1s to 1h, or 0s for never.
 	Deadline time.Duration `yaml:"deadline"`

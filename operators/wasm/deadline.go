@@ -9,7 +9,8 @@ import (
 // reasonDeadline is that of a call which took longer than the clock allows.
 const reasonDeadline = "module_deadline"
 
-// patience is how long a call that is too late may take to come back all the same.
+// patience is how long at most a call that is too late may take to come back all
+// the same.
 const patience = 5 * time.Second
 
 // deadline is the last resort against a call that does not come back: what is
@@ -58,7 +59,7 @@ func (d *deadline) look() {
 		if took := time.Duration(d.looks-1) * d.period(); !d.over && took >= d.after {
 			d.over = true
 			d.late(d.call) // the call cannot come back meanwhile
-		} else if took >= d.after+patience && d.stuck != nil {
+		} else if took >= d.after+min(d.after, patience) && d.stuck != nil {
 			d.gone = true
 			d.stuck(d.call)
 		}
@@ -116,7 +117,7 @@ func (op *Operator) Deadline() time.Duration { return op.deadline.after }
 
 // Watch says who is told of a call that takes longer than the deadline: such a
 // call fails when it comes back, and is the module's last one. stuck, which may be
-// nil, is told of one that has not come back five seconds later: then it never
+// nil, is told of one that has not come back some seconds later: then it never
 // does, and the operator is good for Close only. Both are called on another
 // goroutine, one at a time, and may be replaced between two calls. Without late no
 // call is late.
