@@ -224,7 +224,6 @@ func Start(ctx context.Context, o Options) (a *App, err error) {
 	for _, r := range a.sinks {
 		a.run(&a.rest, func() error { return r.Run(restCtx) })
 	}
-	a.sweepModules(ctx)
 	for s := range a.workers {
 		a.work(restCtx, s, a.workers[s].Load())
 	}

@@ -128,11 +128,11 @@ func (a *App) plan(ctx context.Context, shard int, env func(string) pipeline.Env
 			continue
 		}
 		nm := a.wasm[shard][n.Name] // of the worker that is replaced
-		own := settings[n.Name]
+		set := settings[n.Name]
 		if nm != nil {
-			own = nm.with(nm.base)
+			set = nm.with(nm.base)
 		}
-		op, err := newOperator(own, env(n.Name), a.compiler)
+		op, err := newOperator(set, env(n.Name), a.compiler)
 		if err != nil {
 			return p, a.at(n.Name, err)
 		}
@@ -153,7 +153,9 @@ func (a *App) plan(ctx context.Context, shard int, env func(string) pipeline.Env
 				}
 				a.wasm[shard][n.Name] = nm
 			}
-			last.Modules = nm
+			own := *nm
+			own.env = env(n.Name) // a worker in another's place counts in its own way
+			last.Modules = &own
 			if shard == 0 { // the other shards choose alike
 				a.o.Log.Info("engine chosen", "component", n.Name, "module", last.Module.Name, "engine", last.Module.Engine, "reason", m.Choice().Reason)
 			}

@@ -236,6 +236,50 @@ func TestDeadlineCanBeRaised(t *testing.T) {
 	}
 }
 
+// With on_error: stop it is the same for the state that a change of modules asks for:
+// the pipeline stops there, live and in a replay.
+func TestStateForAChangeStops(t *testing.T) {
+	for _, action := range []string{pipeline.ControlShadow, pipeline.ControlDeploy} {
+		c := clocked{dir: t.TempDir(), rec: recording(t, 400), rows: 50, speed: `"20"`, operator: "on_error: stop, " + spin("snapshot", long, 1)}
+		a, _ := startApp(t, c.yaml(t))
+		require.Eventually(t, func() bool { return a.workers[0].Load().Seq() > 2 }, 30*time.Second, time.Millisecond)
+		_, err := a.Control(t.Context(), action, "greedy", greedyVariant(t, "1.1.0"))
+		require.ErrorContains(t, err, "the pipeline ends")
+		again := c.alone(t)
+		require.ErrorContains(t, a.Stop(timeout(t, 20*time.Second)), "penstock_snapshot: it takes longer than 1s")
+		a, _ = startApp(t, again.yaml(t))
+		require.Eventually(t, func() bool { return a.Err() != nil }, 30*time.Second, time.Millisecond)
+		require.ErrorContains(t, a.Stop(timeout(t, 20*time.Second)), "penstock_snapshot: it takes longer than 1s")
+		parked(t)
+	}
+}
+
+// A candidate that does not say its state is not promoted, live and in a replay.
+func TestPromoteWithoutAState(t *testing.T) {
+	for _, on := range []string{"drop", "stop"} {
+		c := clocked{dir: t.TempDir(), rec: recording(t, 400), rows: 50, speed: `"20"`, operator: "on_error: " + on + ", " + spin("snapshot", long, 4)}
+		a, _ := startApp(t, c.yaml(t))
+		_, err := a.Control(t.Context(), pipeline.ControlShadow, "greedy", greedyVariant(t, "1.1.0"))
+		require.NoError(t, err)
+		require.Eventually(t, func() bool { return a.workers[0].Load().Seq() > 8 }, 30*time.Second, time.Millisecond)
+		_, err = a.Control(t.Context(), pipeline.ControlPromote, "greedy", nil)
+		require.ErrorContains(t, err, "the shadow of operator greedy has failed: ")
+		require.Equal(t, "greedy@1.0.0", a.Modules()[0][0].Module)
+		require.NoError(t, a.Err())
+		again := c.alone(t)
+		a.stopSources()
+		a.Stop(timeout(t, 20*time.Second)) //nolint:errcheck // the module's state is late there too
+		a, b := startApp(t, again.yaml(t))
+		finished(t, a)
+		require.Eventually(t, func() bool { n, _ := a.Backlog(); return n == 0 }, 30*time.Second, time.Millisecond)
+		require.NoError(t, a.Err())
+		require.Equal(t, "greedy@1.0.0", a.Modules()[0][0].Module)
+		require.Contains(t, b.logged(), "the shadow of operator greedy has failed: ")
+		a.Stop(timeout(t, 20*time.Second)) //nolint:errcheck // as above
+		parked(t)
+	}
+}
+
 // A worker that is replaced runs the modules that it ran, though another one stands
 // in a file by now.
 func TestReplacedWorkerRunsTheSame(t *testing.T) {

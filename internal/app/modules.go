@@ -62,8 +62,8 @@ func (m *nodeModules) with(digest string) *wasm.Config {
 }
 
 // Open implements flow.Modules.
-func (m *nodeModules) Open(ctx context.Context, digest string, shadow bool) (flow.Opened, error) {
-	p, ok := m.a.swaps.take(preparedKey{m.shard, m.node.Name, digest, shadow})
+func (m *nodeModules) Open(ctx context.Context, digest string, shadow bool, seq uint64) (flow.Opened, error) {
+	p, ok := m.a.swaps.take(preparedKey{m.shard, m.node.Name, digest, shadow}, seq)
 	if !ok {
 		var err error
 		if p.op, err = m.open(ctx, digest, shadow); err != nil {
@@ -145,8 +145,9 @@ type swaps struct {
 
 // prepared is an operator for a control to come; warm is what it was shown.
 type prepared struct {
-	op   *wasm.Operator
-	warm *flow.WarmUp
+	op    *wasm.Operator
+	warm  *flow.WarmUp
+	after uint64 // the newest entry then: an older control is another one
 }
 
 type preparedKey struct {
@@ -161,12 +162,15 @@ type done struct {
 	flow.Outcome
 }
 
-func (s *swaps) take(k preparedKey) (p prepared, ok bool) {
+// take returns what was prepared for a control that comes with entry seq.
+func (s *swaps) take(k preparedKey, seq uint64) (p prepared, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	p, ok = s.prepared[k]
+	if p, ok = s.prepared[k]; !ok || seq <= p.after {
+		return prepared{}, false
+	}
 	delete(s.prepared, k)
-	return p, ok
+	return p, true
 }
 
 // drop closes what was prepared for these shards and not taken.
@@ -286,6 +290,7 @@ const warmEntries = 4096
 func (a *App) prepare(ctx context.Context, c pipeline.Control) (from []uint64, err error) {
 	from = make([]uint64, len(a.wasm))
 	for shard, nodes := range a.wasm {
+		after := a.journal.End(shard)
 		m := nodes[c.Node]
 		if m == nil {
 			return nil, fmt.Errorf("there is no wasm operator %q; there are: %s", c.Node, strings.Join(slices.Sorted(maps.Keys(nodes)), ", "))
@@ -298,7 +303,7 @@ func (a *App) prepare(ctx context.Context, c pipeline.Control) (from []uint64, e
 		if err != nil {
 			return nil, fmt.Errorf("operator %s cannot run the module: %w", c.Node, err)
 		}
-		p := prepared{op: op}
+		p := prepared{op: op, after: after}
 		if sources := m.sources(); len(sources) > 0 && c.Digest != "" && !m.understand(a.running(c.Node, shard), digest) {
 			end, back := a.journal.End(shard), warmEntries*uint64(len(a.wasm))
 			from[shard] = max(end, back) - back + 1

@@ -426,3 +426,16 @@ func TestWatchTag(t *testing.T) {
 		require.ErrorContains(t, err, want)
 	}
 }
+
+// What was prepared for a control is not for an older one that asks the same, and is
+// done again after a restart: it has been shown what came since.
+func TestPreparedIsForItsControl(t *testing.T) {
+	k := preparedKey{0, "score", "digest", false}
+	s := swaps{prepared: map[preparedKey]prepared{k: {after: 50}}}
+	_, ok := s.take(k, 31)
+	require.False(t, ok)
+	_, ok = s.take(k, 51)
+	require.True(t, ok)
+	_, ok = s.take(k, 52)
+	require.False(t, ok)
+}

@@ -169,13 +169,9 @@ type verdictKey struct {
 	metered        bool
 }
 
-type verdict struct {
-	once sync.Once
-	err  error
-}
-
-// verdicts has a verdict per verdictKey: vectors run once in a process, not
-// once per shard and restart.
+// verdicts has the outcome of a module's vectors, an error or true, by verdictKey:
+// they run once in a process, not once per shard and restart. Who is in them cannot
+// be waited for, so two that open a module at once both run them.
 var verdicts sync.Map
 
 // checkGolden runs the module's vectors, each in an instance of its own, with
@@ -184,27 +180,26 @@ func (op *Operator) checkGolden() error {
 	if len(op.info.Manifest.Golden) == 0 {
 		return nil
 	}
-	if err, ok := condemned.Load(op.verdictKey()); ok { // who tried it is in it still
-		return err.(error)
+	if v, ok := verdicts.Load(op.verdictKey()); ok {
+		err, _ := v.(error)
+		return err
 	}
-	v, _ := verdicts.LoadOrStore(op.verdictKey(), &verdict{})
-	out := v.(*verdict)
-	out.once.Do(func() {
-		for i := range op.info.Manifest.Golden {
-			if out.err = op.tryVector(&op.info.Manifest.Golden[i]); out.err != nil {
-				return
-			}
+	for i := range op.info.Manifest.Golden {
+		if err := op.tryVector(&op.info.Manifest.Golden[i]); err != nil {
+			verdicts.Store(op.verdictKey(), err)
+			return err
 		}
-	})
-	return out.err
+	}
+	verdicts.Store(op.verdictKey(), true)
+	return nil
 }
 
 func (op *Operator) verdictKey() verdictKey {
 	return verdictKey{digest: op.info.Digest, engine: op.choice.Engine, memory: op.cfg.Memory, metered: op.cfg.meters(op.choice)}
 }
 
-// condemned has the error of what a module did not come back from, by verdictKey
-// for its vectors and startKey for its start.
+// condemned has the error of a start that a module did not come back from, by
+// startKey.
 var condemned sync.Map
 
 type startKey struct {
@@ -217,12 +212,12 @@ func (op *Operator) startKey() startKey {
 	return startKey{op.verdictKey(), fmt.Sprint(op.params), op.cfg.Seed}
 }
 
-// condemn returns err, and keeps it if it is one of the clock: the module is not
-// tried in this way again.
-func (op *Operator) condemn(key any, err error) error {
+// condemn returns err, and keeps it in m if it is one of the clock: the module is
+// not tried in this way again.
+func condemn(m *sync.Map, key any, err error) error {
 	var ge *guestError
 	if errors.As(err, &ge) && ge.reason == reasonDeadline {
-		condemned.Store(key, err)
+		m.Store(key, err)
 	}
 	return err
 }

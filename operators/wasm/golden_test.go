@@ -69,11 +69,8 @@ func TestGoldenRunsOnce(t *testing.T) {
 	require.NoError(t, err)
 	info, err := Inspect(code)
 	require.NoError(t, err)
-	ran := 0
-	out := &verdict{}
 	key := verdictKey{digest: info.Digest, engine: EngineWazero, memory: DefaultConfig().Memory, metered: true}
-	verdicts.Store(key, out)
-	out.once.Do(func() { ran++; out.err = errors.New("planted") })
+	verdicts.Store(key, errors.New("planted"))
 	var wg sync.WaitGroup
 	for range 4 {
 		wg.Go(func() {
@@ -90,7 +87,6 @@ func TestGoldenRunsOnce(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	require.Equal(t, 1, ran)
 }
 
 // Each shipped module has vectors, which hold on every engine, and inspect

@@ -139,10 +139,10 @@ func (op *Operator) Open(_ context.Context, in *arrow.Schema) (*arrow.Schema, er
 		if _, bare := err.(*guestError); bare { //nolint:errorlint // of Guarded itself
 			err = op.named(fmt.Errorf("golden vectors: %w", err))
 		}
-		return nil, op.condemn(op.verdictKey(), err)
+		return nil, condemn(&verdicts, op.verdictKey(), err)
 	}
 	if err = op.Guarded(op.instantiate); err != nil {
-		return nil, op.condemn(op.startKey(), op.named(err))
+		return nil, condemn(&condemned, op.startKey(), op.named(err))
 	}
 	return op.out, nil
 }
@@ -327,13 +327,15 @@ func (op *Operator) failed(err error, call, rows int) error {
 	if ge.fatal {
 		err = errors.Join(err, op.drop())
 	}
+	late := ge.reason == reasonDeadline // each time may cost a core
+	if late {
+		op.set(true, fmt.Sprintf("%s took longer than %v", callNames[call], op.deadline.after))
+	}
 	if op.cfg.OnError == OnErrorStop {
 		op.lose(ge.reason, rows)
 		return pipeline.Permanent(fmt.Errorf("module %s: %w", module, err))
 	}
-	if ge.reason == reasonDeadline { // each time may cost a core
-		op.set(true, fmt.Sprintf("%s took longer than %v", callNames[call], op.deadline.after))
-	} else if !op.count(call) {
+	if !late && !op.count(call) {
 		return nil
 	}
 	op.host.log.Error("module in quarantine: it is not called any more, its batches go by on_error; mend or replace it, a change of its settings ends this",

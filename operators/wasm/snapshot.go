@@ -60,11 +60,11 @@ func (op *Operator) Snapshot(w io.Writer) error {
 }
 
 func (op *Operator) state() ([]byte, error) {
-	if op.guest == nil {
+	err := op.givenUp("penstock_snapshot")
+	if err == nil && op.guest == nil {
 		return nil, nil
 	}
 	var state []byte
-	err := op.givenUp("penstock_snapshot")
 	if err == nil {
 		g := op.guest
 		err = op.Guarded(func() (err error) { state, err = g.state(); return err })

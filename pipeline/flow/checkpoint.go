@@ -57,8 +57,12 @@ func (w *Worker) checkpoint() error {
 		}
 		s := nodeState{Name: n.Name, Fingerprint: n.Fingerprint, Watermark: w.nodeWM[i], State: b.Bytes(), Digest: n.Module.Digest, Base: n.Base, Previous: w.previous[i], Raised: w.raised[i]}
 		if sh := w.shadows[i]; sh != nil {
-			s.Shadow = before{sh.m.Digest, w.snapshot(sh.op)}
-			var err error
+			state, err := snapshot(sh.op)
+			if err != nil {
+				sh.fail(err)
+				state = nil
+			}
+			s.Shadow = before{sh.m.Digest, state}
 			if s.Comparison, err = sh.keep(w); err != nil {
 				return fmt.Errorf("checkpoint of the shadow of %s: %w", n.Name, err)
 			}
@@ -106,7 +110,7 @@ func (w *Worker) restore(ctx context.Context) error {
 		s, ok := saved[n.Name]
 		if ok && n.Modules != nil && s.Base == n.Base && s.Digest != n.Module.Digest {
 			// It was changed while the pipeline ran, and the config not since.
-			opened, err := n.Modules.Open(ctx, s.Digest, false)
+			opened, err := n.Modules.Open(ctx, s.Digest, false, 0)
 			if err != nil {
 				w.o.Log.Error("the module that ran last cannot be opened; the one of the config runs", "operator", n.Name, "digest", short(s.Digest), "error", err)
 			} else {
@@ -124,7 +128,7 @@ func (w *Worker) restore(ctx context.Context) error {
 			}
 			// A module does not keep the pipeline from starting.
 			w.o.Log.Error("the module does not take back its own state and starts afresh", "operator", n.Name, "module", n.Module.Name, "digest", short(n.Module.Digest), "error", err)
-			opened, err := n.Modules.Open(ctx, n.Module.Digest, false)
+			opened, err := n.Modules.Open(ctx, n.Module.Digest, false, 0)
 			if err != nil {
 				return fmt.Errorf("operator %s: %w", n.Name, err)
 			}
@@ -135,12 +139,10 @@ func (w *Worker) restore(ctx context.Context) error {
 	for i := range w.o.Plan.Nodes { // rules are restored by now
 		n := &w.o.Plan.Nodes[i]
 		if s := saved[n.Name]; n.Modules != nil && s.Shadow.Digest != "" && s.Fingerprint == n.Fingerprint {
-			_, err := w.startShadow(i, pipeline.Control{Digest: s.Shadow.Digest}, 0, s.Shadow.State)
-			if err == nil && s.Comparison != nil {
-				err = w.shadows[i].resume(w, s.Comparison)
-			}
-			if err != nil {
+			if _, err := w.startShadow(i, pipeline.Control{Digest: s.Shadow.Digest}, 0, s.Shadow.State); err != nil {
 				w.o.Log.Error("a shadow does not come back", "operator", n.Name, "digest", short(s.Shadow.Digest), "error", err)
+			} else if err := w.shadows[i].resume(w, s.Comparison); err != nil {
+				w.o.Log.Error("the comparison with a shadow begins anew", "operator", n.Name, "digest", short(s.Shadow.Digest), "error", err)
 			}
 		}
 	}

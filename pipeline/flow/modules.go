@@ -22,9 +22,9 @@ type Module struct {
 // Modules opens the modules that may run in a node. One worker uses it.
 type Modules interface {
 	// Open returns an operator that runs the module, open and fresh, with the
-	// node's settings. What a shadow counts is counted apart. The caller owns
-	// the operator.
-	Open(ctx context.Context, digest string, shadow bool) (Opened, error)
+	// node's settings, for what entry seq asks. What a shadow counts is counted
+	// apart. The caller owns the operator.
+	Open(ctx context.Context, digest string, shadow bool, seq uint64) (Opened, error)
 }
 
 // Opened is an operator that runs a module.
@@ -92,6 +92,10 @@ func (w *Worker) control(e *journal.Entry) error {
 	if i >= 0 {
 		o.Module = w.o.Plan.Nodes[i].Module
 	}
+	var end stop
+	if errors.As(err, &end) {
+		return end
+	}
 	o.Err, o.Pause = err, time.Since(start)
 	log := w.o.Log.With("shard", w.o.Shard, "operator", c.Node, "action", c.Action, "module", o.Module.Name, "digest", short(o.Module.Digest), "pause", o.Pause)
 	if err != nil {
@@ -118,7 +122,10 @@ func (w *Worker) deploy(i int, c pipeline.Control, seq uint64, state []byte) (ca
 	if c.Digest == n.Module.Digest {
 		return true, 0, nil
 	}
-	was := before{Digest: n.Module.Digest, State: w.snapshot(n.Op)}
+	was, err := w.running(i)
+	if err != nil {
+		return false, 0, err
+	}
 	if state == nil {
 		state = was.State
 	}
@@ -190,7 +197,7 @@ func (w *Worker) openWith(i int, digest string, shadow bool, state []byte) (o Op
 		name = shadowNode(name)
 	}
 	open := func() error {
-		if o, err = n.Modules.Open(w.ctx, digest, shadow); err != nil {
+		if o, err = n.Modules.Open(w.ctx, digest, shadow, w.at); err != nil {
 			return err
 		}
 		w.watch(i, name, o.Op, o.Module)
@@ -254,13 +261,25 @@ func (w *Worker) put(i int, o Opened) {
 	}
 }
 
-// snapshot returns op's state, or nil where it cannot say.
-func (w *Worker) snapshot(op pipeline.Operator) []byte {
-	var b bytes.Buffer
-	if err := op.Snapshot(&b); err != nil {
-		return nil
+// stop is an error that ends the worker, not just what was asked of it.
+type stop struct{ error }
+
+func (s stop) Unwrap() error { return s.error }
+
+// running returns what runs in node i, with its state. An error is a stop.
+func (w *Worker) running(i int) (before, error) {
+	n := &w.o.Plan.Nodes[i]
+	state, err := snapshot(n.Op)
+	if err != nil {
+		return before{}, stop{fmt.Errorf("operator %s: snapshot: %w", n.Name, err)}
 	}
-	return b.Bytes()
+	return before{Digest: n.Module.Digest, State: state}, nil
+}
+
+func snapshot(op pipeline.Operator) ([]byte, error) {
+	var b bytes.Buffer
+	err := op.Snapshot(&b)
+	return b.Bytes(), err
 }
 
 // NodeStatus is what runs in one node of one shard.

@@ -3,6 +3,7 @@ package flow
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -120,7 +121,11 @@ func (w *Worker) shadow(i int, c pipeline.Control, seq uint64) (warmed int64, er
 		w.endShadow(i)
 		return 0, nil
 	}
-	return w.startShadow(i, c, seq, w.snapshot(n.Op))
+	live, err := w.running(i)
+	if err != nil {
+		return 0, err
+	}
+	return w.startShadow(i, c, seq, live.State)
 }
 
 // startShadow starts a shadow that goes on with state, where it understands it.
@@ -136,6 +141,13 @@ func (w *Worker) startShadow(i int, c pipeline.Control, seq uint64, state []byte
 		}
 	}
 	s := &shadow{op: o.Op, m: o.Module, raise: map[[2]string][2]int{}}
+	defer func() {
+		if err != nil {
+			for _, op := range s.operators() {
+				err = errors.Join(err, op.Close(w.ctx))
+			}
+		}
+	}()
 	s.stats.Module, s.stats.Digest, s.stats.Engine = o.Module.Name, o.Module.Digest, o.Module.Engine
 	for _, t := range n.Outputs[""].Targets {
 		rule := &w.o.Plan.Nodes[t]
@@ -143,15 +155,16 @@ func (w *Worker) startShadow(i int, c pipeline.Control, seq uint64, state []byte
 			continue
 		}
 		r, err := rule.Again(w.ctx)
+		if err == nil {
+			s.rules = append(s.rules, shadowRule{node: t, op: r})
+			var state []byte
+			if state, err = snapshot(rule.Op); err == nil {
+				err = r.Restore(bytes.NewReader(state))
+			}
+		}
 		if err != nil {
 			return 0, fmt.Errorf("a copy of alert rule %s: %w", rule.Name, err)
 		}
-		if state := w.snapshot(rule.Op); state != nil {
-			if err := r.Restore(bytes.NewReader(state)); err != nil {
-				return 0, fmt.Errorf("a copy of alert rule %s: %w", rule.Name, err)
-			}
-		}
-		s.rules = append(s.rules, shadowRule{node: t, op: r})
 	}
 	w.endShadow(i)
 	w.shadows[i] = s
@@ -195,21 +208,39 @@ func (s *shadow) drop() {
 
 // promote puts the shadow of node i in its place, with the state it has.
 func (w *Worker) promote(i int) error {
-	s := w.shadows[i]
+	n, s := &w.o.Plan.Nodes[i], w.shadows[i]
 	if s == nil {
-		return fmt.Errorf("operator %s has no shadow", w.o.Plan.Nodes[i].Name)
+		return fmt.Errorf("operator %s has no shadow", n.Name)
+	}
+	state, err := snapshot(s.op)
+	if q, ok := s.op.(Quarantined); err == nil && ok && q.Quarantined() {
+		err = errors.New(q.QuarantinedFor())
+	}
+	if err != nil {
+		s.fail(err)
 	}
 	if s.stats.Failed != "" {
-		return fmt.Errorf("the shadow of operator %s has failed: %s", w.o.Plan.Nodes[i].Name, s.stats.Failed)
+		return fmt.Errorf("the shadow of operator %s has failed: %s", n.Name, s.stats.Failed)
 	}
-	carried, _, err := w.deploy(i, pipeline.Control{Digest: s.m.Digest}, 0, w.snapshot(s.op))
-	if err == nil && !carried {
-		err = fmt.Errorf("module %s does not take back its own state", s.m.Name)
-	}
-	if err == nil {
+	if s.m.Digest == n.Module.Digest {
 		w.endShadow(i)
+		return nil
 	}
-	return err
+	was, err := w.running(i)
+	if err != nil {
+		return err
+	}
+	opened, carried, err := w.openWith(i, s.m.Digest, false, state)
+	if err != nil {
+		return err
+	}
+	if !carried {
+		return errors.Join(fmt.Errorf("module %s does not take back its own state", s.m.Name), opened.Op.Close(w.ctx))
+	}
+	w.put(i, opened)
+	w.previous[i] = was
+	w.endShadow(i)
+	return nil
 }
 
 // process gives the candidate the batch that the node has just taken, which
@@ -472,7 +503,9 @@ func (s *sketch) take(a arrow.Array) {
 		if s.n == 0 || v > s.max {
 			s.max = v
 		}
-		s.count[math.Float64bits(v)>>49]++
+		if n := &s.count[math.Float64bits(v)>>49]; *n < math.MaxUint32 {
+			*n++
+		}
 		s.n++
 	}
 }

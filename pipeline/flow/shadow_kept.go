@@ -13,7 +13,12 @@ type keptShadow struct {
 	LiveTime, CandidateTime time.Duration
 	Columns                 []keptColumn
 	Raised                  map[[2]string][2]int
-	Rules                   map[string][]byte // states of the copies, by rule
+	Rules                   map[string]keptRule // the copies, by rule
+}
+
+type keptRule struct {
+	Fingerprint string
+	State       []byte
 }
 
 type keptColumn struct {
@@ -24,11 +29,14 @@ type keptColumn struct {
 
 // keep returns what resume takes.
 func (s *shadow) keep(w *Worker) ([]byte, error) {
-	k := keptShadow{Raised: s.raise, Rules: map[string][]byte{}}
+	k := keptShadow{Raised: s.raise, Rules: map[string]keptRule{}}
 	for _, r := range s.rules {
-		if state := w.snapshot(r.op); state != nil {
-			k.Rules[w.o.Plan.Nodes[r.node].Name] = state
+		state, err := snapshot(r.op)
+		if err != nil {
+			return nil, err
 		}
+		n := &w.o.Plan.Nodes[r.node]
+		k.Rules[n.Name] = keptRule{n.Fingerprint, state}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -41,17 +49,24 @@ func (s *shadow) keep(w *Worker) ([]byte, error) {
 	return b.Bytes(), err
 }
 
-// resume goes on with a comparison of the same two modules.
+// resume goes on with a comparison of the same two modules. A rule that has other
+// settings now is counted anew. data is what keep returned, or nothing.
 func (s *shadow) resume(w *Worker, data []byte) error {
 	var k keptShadow
+	if len(data) == 0 {
+		return nil
+	}
 	if err := gob.NewDecoder(bytes.NewReader(data)).Decode(&k); err != nil {
 		return err
 	}
+	same := map[string]bool{}
 	for _, r := range s.rules {
-		if state := k.Rules[w.o.Plan.Nodes[r.node].Name]; state != nil {
-			if err := r.op.Restore(bytes.NewReader(state)); err != nil {
+		n := &w.o.Plan.Nodes[r.node]
+		if kept, ok := k.Rules[n.Name]; ok && kept.Fingerprint == n.Fingerprint {
+			if err := r.op.Restore(bytes.NewReader(kept.State)); err != nil {
 				return err
 			}
+			same[n.Name] = true
 		}
 	}
 	s.mu.Lock()
@@ -62,7 +77,9 @@ func (s *shadow) resume(w *Worker, data []byte) error {
 		s.diffs = append(s.diffs, &columnDiff{c.Stats, c.Same, c.Live, c.Candidate})
 	}
 	for key, n := range k.Raised {
-		s.raise[key] = n
+		if same[key[0]] {
+			s.raise[key] = n
+		}
 	}
 	return nil
 }

@@ -33,7 +33,8 @@ type Options struct {
 	Tap func(node string, rec arrow.Record)
 	// Counted is the newest entry that another worker of this process has run
 	// through the graph. Again, which may be nil, says whether the entry at hand is
-	// one of those: what happens then has been counted.
+	// one of those: what happens then has been counted. Of the entry in which that
+	// worker was left, what came before is counted twice.
 	Counted uint64
 	Again   *atomic.Bool
 	// Stuck is told why the worker does not come back, on another goroutine: the
@@ -235,6 +236,9 @@ func (w *Worker) entry(e *journal.Entry) error {
 	if e.Record != nil {
 		defer e.Record.Release()
 	}
+	if w.o.Again != nil {
+		w.o.Again.Store(e.Seq <= w.o.Counted)
+	}
 	if e.LostBatches > 0 {
 		w.o.Meter.Dropped("journal", "journal_gap", int(e.LostRows))
 		w.o.Log.Error("the journal has a gap: it was full or too old, or its disk lost data",
@@ -244,9 +248,6 @@ func (w *Worker) entry(e *journal.Entry) error {
 		w.o.Log.Error("a journal entry cannot be read and is left out", "shard", w.o.Shard, "entry", e.Seq, "error", e.Corrupt)
 	}
 	w.out, w.at = 0, e.Seq
-	if w.o.Again != nil {
-		w.o.Again.Store(e.Seq <= w.o.Counted)
-	}
 	defer func() { w.phase = between }()
 	if e.Kind == journal.KindControl {
 		w.phase = changing
