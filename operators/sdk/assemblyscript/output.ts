@@ -1,8 +1,8 @@
 // The columns that a call makes. Every call uses the same memory again.
 
 import { ArrowArray, ArrowSchema, none, nullable, writeArray, writeStructSchema } from "./arrow";
+import { Column, Type } from "./column";
 import { Buffer, carve } from "./memory";
-import { Column, Type } from "./penstock";
 import { noMemory } from "./tags";
 
 /** The manifest's limit of columns. */

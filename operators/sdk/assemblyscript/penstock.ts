@@ -22,26 +22,10 @@
 // not there, and running out of memory for rows or texts, stop the module with a
 // message in the log.
 
+import { Type } from "./column";
 import { emits, keep, maxColumns, needRow, outputData, outputTypes, outputValid, outTag, wordOf } from "./output";
 
-export enum Type {
-  Timestamp,
-  Tag,
-  Float64,
-  Uint32,
-  String,
-  Bool,
-  Int64,
-}
-
-/** A column of the manifest. Only an "emit" operator makes a tag. */
-export class Column {
-  constructor(
-    public name: string,
-    public type: Type,
-    public nullable: bool = false,
-  ) {}
-}
+export { Column, Type } from "./column";
 
 // @ts-ignore: decorator
 @external("penstock", "log")
