@@ -158,8 +158,15 @@ func demo(ctx context.Context, f demoFlags, logger func(io.Writer) (*slog.Logger
 	if keep {
 		cache = filepath.Join(cfg.Journal.Dir, "cache")
 	}
+	l, err := listen(cfg.HTTP.Listen)
+	if err != nil {
+		return err
+	}
 	a, err := app.Start(ctx, app.Options{Config: cfg, Log: log, Meter: meter, Cache: cache, Tap: page.Tap})
 	if err != nil {
+		if l != nil {
+			l.Close()
+		}
 		return err
 	}
 	stopped := false
@@ -168,10 +175,7 @@ func demo(ctx context.Context, f demoFlags, logger func(io.Writer) (*slog.Logger
 			stop(a)
 		}
 	}()
-	srv, err := serve(cfg.HTTP.Listen, a, page, meter, log)
-	if err != nil {
-		return err
-	}
+	srv := serve(l, a, page, meter, log)
 	defer srv.Close()
 	endControl, err := serveControl(cfg.Journal.Dir, a, log)
 	if err != nil {

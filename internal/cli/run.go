@@ -59,19 +59,22 @@ What is not through by then stays in the journal for the next start.`,
 func run(ctx context.Context, cfg *config.Config, log *slog.Logger, summary string) error {
 	meter := pipeline.NewMeter()
 	page := newPage(cfg, meter)
+	l, err := listen(cfg.HTTP.Listen)
+	if err != nil {
+		return err
+	}
 	a, err := app.Start(ctx, app.Options{Config: cfg, Log: log, Meter: meter, Cache: filepath.Join(cfg.Journal.Dir, "cache"), Tap: page.Tap})
 	if err != nil {
+		if l != nil {
+			l.Close()
+		}
 		if ctx.Err() != nil { // a signal while it was starting is no failure
 			log.Info("stopped before it had started", "cause", err)
 			return nil
 		}
 		return err
 	}
-	srv, err := serve(cfg.HTTP.Listen, a, page, meter, log)
-	if err != nil {
-		stop(a)
-		return err
-	}
+	srv := serve(l, a, page, meter, log)
 	defer srv.Close()
 	endControl, err := serveControl(cfg.Journal.Dir, a, log)
 	if err != nil {

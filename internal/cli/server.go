@@ -28,14 +28,23 @@ type httpServer struct {
 	l net.Listener
 }
 
-// serve starts the server on listen; "" gives one that serves nothing.
-func serve(listen string, a *app.App, page *web.Page, meter *pipeline.Meter, log *slog.Logger) (*httpServer, error) {
-	if listen == "" {
-		return &httpServer{}, nil
+// listen takes the address, before anything is started; "" gives nil.
+func listen(address string) (net.Listener, error) {
+	if address == "" {
+		return nil, nil
 	}
-	l, err := net.Listen("tcp", listen)
+	l, err := net.Listen("tcp", address)
 	if err != nil {
 		return nil, fmt.Errorf("http.listen: %w", err)
+	}
+	return l, nil
+}
+
+// serve starts the server on l, which it takes over; nil gives one that serves
+// nothing.
+func serve(l net.Listener, a *app.App, page *web.Page, meter *pipeline.Meter, log *slog.Logger) *httpServer {
+	if l == nil {
+		return &httpServer{}
 	}
 	meter.Registry().MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	page.Attach(web.Live{Graph: a.Graph(), Alerts: func() []web.Alert {
@@ -66,7 +75,7 @@ func serve(listen string, a *app.App, page *web.Page, meter *pipeline.Meter, log
 	s := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10,
 		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug)}
 	go s.Serve(l)
-	return &httpServer{s, l}, nil
+	return &httpServer{s, l}
 }
 
 // URL is where the page is, or "".
