@@ -1,5 +1,5 @@
 // Package wazero runs modules with wazero: pure Go, no cgo, slower than
-// Wasmer by 2 to 4 times.
+// Wasmer by up to 2 times.
 package wazero
 
 import (
