@@ -62,7 +62,14 @@ func dial(ctx context.Context, endpoint string, cfg *uasc.Config) (channel, erro
 		return channel{}, err
 	}
 	ch := channel{conn: conn, sc: sc, timeout: cfg.RequestTimeout}
-	if err := sc.Open(ctx); err != nil {
+	// An end of ctx closes the connection. Were it to end Open itself, Open
+	// would take away what gopcua's dispatcher may be reading an answer with.
+	hangUp := context.AfterFunc(ctx, func() { conn.Close() })
+	err = sc.Open(context.WithoutCancel(ctx))
+	if !hangUp() {
+		err = fmt.Errorf("opening the secure channel: %w", context.Cause(ctx))
+	}
+	if err != nil {
 		ch.abort()
 		return channel{}, err
 	}

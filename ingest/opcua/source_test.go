@@ -483,6 +483,22 @@ func TestSecurityIsNeverDroppedByItself(t *testing.T) {
 	require.True(t, pipeline.IsPermanent(err))
 }
 
+// TestStopWhileConnecting stops at every moment of connecting. The race detector
+// has to find nothing, goleak nobody left behind.
+func TestStopWhileConnecting(t *testing.T) {
+	srv := startServer(t, sim.Config{Tags: []string{"a"}})
+	cfg := testConfig(srv.Endpoint(), node("a"))
+	for i := range 150 {
+		h := newHarness(t, cfg)
+		ctx, cancel := context.WithCancel(h.ctx)
+		stop := time.AfterFunc(time.Duration(i)*100*time.Microsecond, cancel)
+		err := h.Connect(ctx)
+		stop.Stop()
+		cancel()
+		require.False(t, pipeline.IsPermanent(err))
+	}
+}
+
 func TestNobodyThere(t *testing.T) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)

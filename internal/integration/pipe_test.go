@@ -168,6 +168,9 @@ func publisher(t *testing.T, b *testpeer.Broker, user, password string) mqtt.Cli
 	t.Helper()
 	o := mqtt.NewClientOptions().AddBroker(b.URL).SetClientID("publisher").SetUsername(user).SetPassword(password).
 		SetCleanSession(false).SetAutoReconnect(true).SetMaxReconnectInterval(200 * time.Millisecond).SetOrderMatters(false)
+	// paho's store in memory hands out the packet itself: what is sent again is
+	// changed while it may still be written.
+	o.SetStore(mqtt.NewFileStore(t.TempDir()))
 	if b.Certs != nil {
 		o.SetTLSConfig(b.Certs.ClientTLS(t))
 	}

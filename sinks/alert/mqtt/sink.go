@@ -2,14 +2,19 @@ package mqtt
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/url"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/apache/arrow/go/v17/arrow"
+	"github.com/cenkalti/backoff/v5"
 	paho "github.com/eclipse/paho.mqtt.golang"
 
 	"github.com/penstock/penstock/pipeline"
@@ -20,8 +25,20 @@ import (
 type Sink struct {
 	cfg    Config
 	env    pipeline.Env
-	opts   *paho.ClientOptions
-	client paho.Client // nil before Connect
+	broker *url.URL
+	tls    *tls.Config
+
+	ctx    context.Context // ended by Close
+	stop   context.CancelFunc
+	keeper sync.WaitGroup
+	link   atomic.Pointer[link] // nil while there is no connection
+}
+
+// link is one connection. paho's reconnecting is not used: it publishes again
+// what it had under way, and the runner does so too.
+type link struct {
+	client paho.Client
+	lost   chan error // one error, when the connection is lost
 }
 
 // New returns the sink.
@@ -40,32 +57,72 @@ func New(cfg Config, env pipeline.Env) (*Sink, error) {
 	if env.Meter == nil {
 		env.Meter = pipeline.NewMeter()
 	}
-	s := &Sink{cfg: cfg, env: env}
-	s.opts = paho.NewClientOptions().AddBroker(u.String()).SetClientID(cfg.ClientID).SetUsername(cfg.Username).SetPassword(string(cfg.Password)).
-		SetTLSConfig(t).SetConnectTimeout(cfg.Timeout).SetWriteTimeout(cfg.Timeout).SetKeepAlive(cfg.KeepAlive).
-		SetAutoReconnect(true).SetMaxReconnectInterval(10 * time.Second).SetConnectRetry(false).
-		SetOnConnectHandler(func(paho.Client) { env.Meter.Connected(env.Name, true) }).
-		SetConnectionLostHandler(func(_ paho.Client, err error) {
-			env.Meter.Connected(env.Name, false)
-			env.Log.Warn("connection to the broker lost; connecting again", "broker", u.Host, "error", err)
-		})
+	s := &Sink{cfg: cfg, env: env, broker: u, tls: t}
+	s.ctx, s.stop = context.WithCancel(context.Background())
 	return s, nil
 }
 
-// Connect connects to the broker. From then on paho keeps the connection up,
-// and another Connect has nothing to do.
+// Connect makes the first connection. From then on the sink keeps itself
+// connected, so that one without alerts shows whether its broker is there.
 func (s *Sink) Connect(ctx context.Context) error {
-	if s.client != nil {
-		return nil
+	l, err := s.dial(ctx)
+	if err != nil {
+		return err
 	}
-	client := paho.NewClient(s.opts)
-	if err := s.wait(ctx, client.Connect()); err != nil {
-		client.Disconnect(quiesce)
-		return fmt.Errorf("broker %s: %w", s.opts.Servers[0].Host, err)
-	}
-	s.client = client
+	s.keeper.Go(func() { s.keep(l) })
 	return nil
 }
+
+// dial connects to the broker.
+func (s *Sink) dial(ctx context.Context) (*link, error) {
+	cfg, l := &s.cfg, &link{lost: make(chan error, 1)}
+	l.client = paho.NewClient(paho.NewClientOptions().AddBroker(s.broker.String()).
+		SetClientID(cfg.ClientID).SetUsername(cfg.Username).SetPassword(string(cfg.Password)).SetTLSConfig(s.tls).
+		SetConnectTimeout(cfg.Timeout).SetWriteTimeout(cfg.Timeout).SetKeepAlive(cfg.KeepAlive).SetAutoReconnect(false).
+		SetConnectionLostHandler(func(_ paho.Client, err error) { l.lose(err) }))
+	if err := s.wait(ctx, l.client.Connect()); err != nil {
+		l.client.Disconnect(quiesce)
+		return nil, s.at(err)
+	}
+	s.link.Store(l)
+	s.env.Meter.Connected(s.env.Name, true)
+	return l, nil
+}
+
+// keep makes a new connection whenever one is lost, until Close.
+func (s *Sink) keep(l *link) {
+	for {
+		select {
+		case err := <-l.lost:
+			s.link.Store(nil)
+			s.env.Meter.Connected(s.env.Name, false)
+			s.env.Log.Warn("connection to the broker lost; connecting again", "broker", s.broker.Host, "error", err)
+		case <-s.ctx.Done():
+			l.client.Disconnect(quiesce)
+			s.env.Meter.Connected(s.env.Name, false)
+			return
+		}
+		eb := backoff.NewExponentialBackOff()
+		eb.InitialInterval, eb.MaxInterval = 100*time.Millisecond, 10*time.Second
+		var err error
+		l, err = backoff.Retry(s.ctx, func() (*link, error) { return s.dial(s.ctx) }, backoff.WithBackOff(eb), backoff.WithMaxElapsedTime(0),
+			backoff.WithNotify(func(err error, d time.Duration) {
+				s.env.Log.Warn("cannot connect; trying again", "in", d.Round(time.Millisecond), "error", err)
+			}))
+		if err != nil {
+			return // closed
+		}
+	}
+}
+
+func (l *link) lose(err error) {
+	select {
+	case l.lost <- err:
+	default:
+	}
+}
+
+func (s *Sink) at(err error) error { return fmt.Errorf("broker %s: %w", s.broker.Host, err) }
 
 // quiesce is how many ms paho may take to say good-bye.
 const quiesce = 250
@@ -77,8 +134,9 @@ func (s *Sink) Write(ctx context.Context, in arrow.Record) error {
 	if err != nil {
 		return err
 	}
-	if s.client == nil || !s.client.IsConnectionOpen() {
-		return fmt.Errorf("broker %s: not connected", s.opts.Servers[0].Host)
+	l := s.link.Load()
+	if l == nil {
+		return s.at(errors.New("not connected"))
 	}
 	tokens := make([]paho.Token, 0, len(events))
 	for i := range events {
@@ -91,11 +149,16 @@ func (s *Sink) Write(ctx context.Context, in arrow.Record) error {
 		if len(topic) > 65535 {
 			return pipeline.Permanent(fmt.Errorf("the topic of alert %s has %d bytes, and MQTT takes 65535", e.ID, len(topic)))
 		}
-		tokens = append(tokens, s.client.Publish(topic, byte(s.cfg.QoS), s.cfg.Retained, body))
+		tokens = append(tokens, l.client.Publish(topic, byte(s.cfg.QoS), s.cfg.Retained, body))
 	}
 	for _, t := range tokens {
-		if err := s.wait(ctx, t); err != nil {
-			return fmt.Errorf("broker %s: %w", s.opts.Servers[0].Host, err)
+		err := s.wait(ctx, t)
+		if errors.Is(err, errTimeout) { // what comes next would wait behind it
+			l.client.Disconnect(quiesce)
+			l.lose(err)
+		}
+		if err != nil {
+			return s.at(err)
 		}
 	}
 	return nil
@@ -126,10 +189,7 @@ func (s *Sink) wait(ctx context.Context, t paho.Token) error {
 
 // Close says good-bye to the broker.
 func (s *Sink) Close(context.Context) error {
-	if s.client != nil {
-		s.client.Disconnect(quiesce)
-		s.client = nil
-		s.env.Meter.Connected(s.env.Name, false)
-	}
+	s.stop()
+	s.keeper.Wait()
 	return nil
 }
