@@ -2,6 +2,7 @@ package opcua
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -51,10 +52,27 @@ const (
 func dial(ctx context.Context, endpoint string, cfg *uasc.Config) (channel, error) {
 	ctx, cancel := context.WithTimeout(ctx, cfg.RequestTimeout)
 	defer cancel()
-	d := uacp.Dialer{Dialer: &net.Dialer{}}
-	conn, err := d.Dial(ctx, endpoint)
+	_, server, err := uacp.ResolveEndpoint(ctx, endpoint)
+	if err != nil {
+		return channel{}, err
+	}
+	var d net.Dialer
+	tcp, err := d.DialContext(ctx, "tcp", server.Host)
 	if err != nil {
 		return channel{}, fmt.Errorf("connecting: %w", err)
+	}
+	// An end of ctx closes the connection: gopcua's handshake would not look, and
+	// its Open would take away what its dispatcher may be reading an answer with.
+	hangUp := context.AfterFunc(ctx, func() { tcp.Close() })
+	defer hangUp()
+	conn, err := uacp.NewConn(tcp.(*net.TCPConn), nil)
+	if err != nil {
+		tcp.Close()
+		return channel{}, err
+	}
+	if err := conn.Handshake(ctx, endpoint); err != nil {
+		conn.Close()
+		return channel{}, fmt.Errorf("connecting: %w", cmp.Or(context.Cause(ctx), err))
 	}
 	sc, err := uasc.NewSecureChannel(endpoint, conn, cfg, make(chan error, 1))
 	if err != nil {
@@ -62,9 +80,6 @@ func dial(ctx context.Context, endpoint string, cfg *uasc.Config) (channel, erro
 		return channel{}, err
 	}
 	ch := channel{conn: conn, sc: sc, timeout: cfg.RequestTimeout}
-	// An end of ctx closes the connection. Were it to end Open itself, Open
-	// would take away what gopcua's dispatcher may be reading an answer with.
-	hangUp := context.AfterFunc(ctx, func() { conn.Close() })
 	err = sc.Open(context.WithoutCancel(ctx))
 	if !hangUp() {
 		err = fmt.Errorf("opening the secure channel: %w", context.Cause(ctx))

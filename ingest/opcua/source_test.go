@@ -499,6 +499,22 @@ func TestStopWhileConnecting(t *testing.T) {
 	}
 }
 
+// TestStopWhileTheServerIsSilent stops while a peer takes the connection and
+// says nothing.
+func TestStopWhileTheServerIsSilent(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer ln.Close()
+	cfg := testConfig("opc.tcp://"+ln.Addr().String(), node("a"))
+	cfg.RequestTimeout = time.Minute
+	h := newHarness(t, cfg)
+	ctx, cancel := context.WithCancel(h.ctx)
+	time.AfterFunc(50*time.Millisecond, cancel)
+	begin := time.Now()
+	require.ErrorIs(t, h.Connect(ctx), context.Canceled)
+	require.Less(t, time.Since(begin), 20*time.Second)
+}
+
 func TestNobodyThere(t *testing.T) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
