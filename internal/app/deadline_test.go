@@ -99,9 +99,8 @@ func TestModuleDoesNotComeBack(t *testing.T) {
 	a, b := startApp(t, c.yaml(t))
 	through(t, a)
 	require.NoError(t, a.Err())
-	begun := time.Now()
 	s := stopApp(t, a)
-	require.Less(t, time.Since(begun), 2*time.Second) // nobody waits for who was left behind
+	require.NotContains(t, b.logged(), "does not end") // nobody waits for who was left behind
 	require.EqualValues(t, 4000, s.Readings.Processed)
 	require.Equal(t, map[string]int64{"module_deadline": 300, "module_quarantined": 2800}, s.Readings.Dropped)
 	require.Contains(t, b.logged(), "a worker is replaced")
@@ -202,7 +201,7 @@ func TestWarmUpDoesNotComeBack(t *testing.T) {
 	for range 2 {
 		a, b := startApp(t, again.yaml(t))
 		through(t, a)
-		require.Contains(t, b.logged(), "module greedy@1.1.0: it takes too long over that, or did in an earlier run")
+		require.Contains(t, b.logged(), "took too long, now or in an earlier run")
 		require.Equal(t, "greedy@0.9.0", a.Modules()[0][0].Module)
 		stopApp(t, a)
 		parked(t)

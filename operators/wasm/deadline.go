@@ -109,7 +109,7 @@ func (d *deadline) end() error {
 }
 
 func (d *deadline) error(call string) error {
-	return &guestError{reason: reasonDeadline, fatal: true, err: fmt.Errorf("%s: it takes longer than %v: if it needs more, raise deadline", call, d.after)}
+	return &guestError{reason: reasonDeadline, fatal: true, after: d.after, err: fmt.Errorf("%s: it takes longer than %v: if it needs more, raise deadline", call, d.after)}
 }
 
 // Deadline is how long a call may take; 0 is for ever.

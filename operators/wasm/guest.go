@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"strings"
+	"time"
 
 	"github.com/penstock/penstock/operators/wasm/binfmt"
 	"github.com/penstock/penstock/operators/wasm/engine"
@@ -26,11 +27,15 @@ const (
 type guestError struct {
 	reason string
 	fatal  bool
+	after  time.Duration // that the clock gave the call, when it ended it
 	err    error
 }
 
 func (e *guestError) Error() string { return e.err.Error() }
 func (e *guestError) Unwrap() error { return e.err }
+
+// TooLate returns how long the call had that the clock ended, or 0.
+func (e *guestError) TooLate() time.Duration { return e.after }
 
 func badOutput(what string, err error) error {
 	return &guestError{reason: reasonOutput, fatal: true, err: fmt.Errorf("%s: %w", what, err)}

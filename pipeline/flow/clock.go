@@ -2,7 +2,6 @@ package flow
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"time"
@@ -24,6 +23,12 @@ type Clocked interface {
 	Guarded(f func() error) error
 	// GiveUp lets the next call fail as the one that took too long.
 	GiveUp()
+}
+
+// TooLate is the error of a call that the clock ended, if it had more than no time.
+type TooLate interface {
+	error
+	TooLate() (after time.Duration)
 }
 
 // killTimeout bounds how long the record of a kill may take to be stored.
@@ -53,6 +58,16 @@ func (w *Worker) kill(i int, name string, m Module, after time.Duration) journal
 	return k
 }
 
+// addKill keeps k for this run and for every replay.
+func (w *Worker) addKill(k journal.Kill) {
+	ctx, cancel := context.WithTimeout(context.Background(), killTimeout)
+	defer cancel()
+	if err := w.o.Journal.AddKill(ctx, k); err != nil {
+		w.o.Log.Error("the journal cannot keep that a call is not to be made again: a restart will make it", "shard", w.o.Shard, "operator", k.Node, "error", err)
+	}
+	w.kills = append(w.kills, k)
+}
+
 // shadowNode is what a kill calls the shadow of a node.
 func shadowNode(node string) string { return node + "/shadow" }
 
@@ -70,12 +85,7 @@ func (w *Worker) watch(i int, name string, op pipeline.Operator, m Module) {
 			return
 		}
 		k := w.kill(i, name, m, c.Deadline())
-		ctx, cancel := context.WithTimeout(context.Background(), killTimeout)
-		defer cancel()
-		if err := w.o.Journal.AddKill(ctx, k); err != nil {
-			log.Error("the journal cannot keep that a call is not to be made again: a restart will make it", "error", err)
-		}
-		w.kills = append(w.kills, k)
+		w.addKill(k)
 		log.Error("a call into a module takes too long: it is the last one, in every replay too", "entry", k.Seq)
 	}, func(call string) {
 		w.o.Stuck(w.o.Shard, fmt.Errorf("operator %s: module %s (%s) does not come back from %s", name, m.Name, short(m.Digest), call))
@@ -102,8 +112,10 @@ func (w *Worker) killed(name string, op pipeline.Operator, m Module, call int) b
 	return false
 }
 
-// errKilled is why a module is not put to work.
-var errKilled = errors.New("it takes too long over that, or did in an earlier run: if it needs more, raise deadline")
+// killedModule is why a module is not put to work: the same in every run.
+func killedModule(digest string) error {
+	return fmt.Errorf("a call into module %s took too long, now or in an earlier run: if it needs more, raise deadline", short(digest))
+}
 
 // giveUp gives up the modules of node i that a run before did not get back from in
 // this call of the entry at hand, and returns them.

@@ -162,8 +162,8 @@ func (w *Worker) warmUp(i int, name string, o *Opened, from, seq uint64) (rows i
 	} else {
 		err = show()
 	}
-	if w.killed(name, o.Op, o.Module, journal.CallChange) {
-		return 0, errors.Join(fmt.Errorf("the journal cannot be shown to module %s: %w", o.Module.Name, errKilled), o.Op.Close(w.ctx))
+	if err := w.cut(name, *o); err != nil {
+		return 0, err
 	}
 	if err != nil {
 		w.o.Log.Warn("a module could not be shown all that the journal has", "operator", w.o.Plan.Nodes[i].Name, "rows", u.Rows, "error", err)
@@ -189,31 +189,37 @@ func (w *Worker) sourcesOf(i int) (names []string) {
 	return names
 }
 
+// open opens a module that is to run as name in node i.
+func (w *Worker) open(i int, name, digest string, shadow bool) (Opened, error) {
+	o, err := w.o.Plan.Nodes[i].Modules.Open(w.ctx, digest, shadow, w.at)
+	if err == nil {
+		w.watch(i, name, o.Op, o.Module)
+		return o, w.cut(name, o)
+	}
+	var late TooLate
+	if errors.As(err, &late) && late.TooLate() > 0 && w.phase == changing {
+		w.o.Log.Error("a module takes too long to open", "shard", w.o.Shard, "operator", name, "digest", short(digest), "error", err)
+		w.addKill(w.kill(i, name, Module{Digest: digest}, late.TooLate()))
+		err = killedModule(digest)
+	}
+	return o, err
+}
+
+// cut closes a module that the clock ends before it runs.
+func (w *Worker) cut(name string, o Opened) error {
+	if !w.killed(name, o.Op, o.Module, journal.CallChange) {
+		return nil
+	}
+	return errors.Join(killedModule(o.Module.Digest), o.Op.Close(w.ctx))
+}
+
 // openWith opens a module that goes on with state, where it understands it.
 func (w *Worker) openWith(i int, digest string, shadow bool, state []byte) (o Opened, carried bool, err error) {
-	n := &w.o.Plan.Nodes[i]
-	name := n.Name
+	name := w.o.Plan.Nodes[i].Name
 	if shadow {
 		name = shadowNode(name)
 	}
-	open := func() error {
-		if o, err = n.Modules.Open(w.ctx, digest, shadow, w.at); err != nil {
-			return err
-		}
-		w.watch(i, name, o.Op, o.Module)
-		return nil
-	}
-	// killed is the end of a module that the clock ends before it runs.
-	killed := func() error {
-		if !w.killed(name, o.Op, o.Module, journal.CallChange) {
-			return nil
-		}
-		return errors.Join(fmt.Errorf("module %s: %w", o.Module.Name, errKilled), o.Op.Close(w.ctx))
-	}
-	if err = open(); err == nil {
-		err = killed()
-	}
-	if err != nil || state == nil {
+	if o, err = w.open(i, name, digest, shadow); err != nil || state == nil {
 		return o, false, err
 	}
 	refusal := error(nil)
@@ -224,16 +230,19 @@ func (w *Worker) openWith(i int, digest string, shadow bool, state []byte) (o Op
 		if refusal = o.Op.Restore(bytes.NewReader(state)); refusal == nil {
 			return o, true, nil
 		}
-		if err = killed(); err != nil {
+		if err := w.cut(name, o); err != nil {
 			return o, false, err
 		}
 		// It may have begun with it.
-		if err = o.Op.Close(w.ctx); err == nil {
-			err = open()
+		if err := o.Op.Close(w.ctx); err != nil {
+			return o, false, err
+		}
+		if o, err = w.open(i, name, digest, shadow); err != nil {
+			return o, false, err
 		}
 	}
-	w.o.Log.Warn("the module does not go on with the state of the one before and starts afresh", "operator", n.Name, "module", o.Module.Name, "reason", refusal)
-	return o, false, err
+	w.o.Log.Warn("the module does not go on with the state of the one before and starts afresh", "operator", name, "module", o.Module.Name, "reason", refusal)
+	return o, false, nil
 }
 
 // rollback puts what ran before back in place, with the state it then had.

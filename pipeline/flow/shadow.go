@@ -8,7 +8,6 @@ import (
 	"math"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/apache/arrow/go/v17/arrow"
@@ -26,7 +25,6 @@ type shadow struct {
 	rules []shadowRule
 	live  []arrow.Record // what the node emitted for the batch at hand, retained
 	made  collected      // what the candidate emitted
-	mu    sync.Mutex     // of stats, which reports read
 	stats ShadowStats
 	diffs []*columnDiff
 	raise map[[2]string][2]int // by rule and tag: alerts of live, of candidate
@@ -262,8 +260,6 @@ func (s *shadow) advance(ctx context.Context, wm arrow.Timestamp) {
 
 func (s *shadow) step(rows int, took time.Duration, call func() error) {
 	defer s.drop()
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	if s.stats.Failed != "" {
 		return
 	}
@@ -295,8 +291,6 @@ func (s *shadow) step(rows int, took time.Duration, call func() error) {
 }
 
 func (s *shadow) fail(err error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	if s.stats.Failed == "" {
 		s.stats.Failed = err.Error()
 	}
@@ -319,8 +313,6 @@ func (s *shadow) alerts(rec arrow.Record, side int) {
 	if rule < 0 || state < 0 || err != nil {
 		return
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	for _, run := range runs {
 		for i := run.Start; i < run.End; i++ {
 			if rec.Column(state).(*array.String).Value(i) != "raised" {
@@ -390,10 +382,8 @@ func (s *shadow) column(f arrow.Field) {
 	s.diffs = append(s.diffs, d)
 }
 
-// report returns the comparison so far. Safe for concurrent use.
+// report returns the comparison so far.
 func (s *shadow) report() ShadowStats {
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	r := s.stats
 	if r.Rows > 0 {
 		r.LiveNsPerRow = float64(r.liveTime.Nanoseconds()) / float64(r.Rows)

@@ -38,8 +38,6 @@ func (s *shadow) keep(w *Worker) ([]byte, error) {
 		n := &w.o.Plan.Nodes[r.node]
 		k.Rules[n.Name] = keptRule{n.Fingerprint, state}
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	k.Stats, k.LiveTime, k.CandidateTime = s.stats, s.stats.liveTime, s.stats.candidateTime
 	for _, d := range s.diffs {
 		k.Columns = append(k.Columns, keptColumn{d.stats, d.same, d.live, d.candidate})
@@ -69,8 +67,6 @@ func (s *shadow) resume(w *Worker, data []byte) error {
 			same[n.Name] = true
 		}
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	s.stats = k.Stats
 	s.stats.liveTime, s.stats.candidateTime = k.LiveTime, k.CandidateTime
 	for _, c := range k.Columns {
