@@ -38,6 +38,7 @@ the one that engine: auto takes in a pipeline that trusts the keys given.`,
 			}
 			e := json.NewEncoder(cmd.OutOrStdout())
 			e.SetIndent("", "  ")
+			e.SetEscapeHTML(false)
 			return e.Encode(struct {
 				wasm.Info
 				Trust, Engine, Reason string

@@ -85,9 +85,23 @@ func Find(s *arrow.Schema, name string, want arrow.DataType) (int, error) {
 		}
 	}
 	if len(have) == 0 {
-		return -1, fmt.Errorf("the input has no %s column, and %q is needed", want, name)
+		return -1, fmt.Errorf("the input has no %s column, and %q is needed", TypeName(want), name)
 	}
-	return -1, fmt.Errorf("the input has no %s column %q; it has %q", want, name, have)
+	return -1, fmt.Errorf("the input has no %s column %q; it has %q", TypeName(want), name, have)
+}
+
+// TypeName is what a module's manifest calls a type, or Arrow does if that has
+// no word for it.
+func TypeName(t arrow.DataType) string {
+	switch {
+	case arrow.TypeEqual(t, pipeline.TimeType):
+		return "timestamp"
+	case arrow.TypeEqual(t, pipeline.TagType):
+		return "tag"
+	case arrow.TypeEqual(t, arrow.BinaryTypes.String):
+		return "string"
+	}
+	return t.String()
 }
 
 // Names numbers tags in the order of their first appearance.

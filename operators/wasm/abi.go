@@ -77,6 +77,9 @@ func (m image) clearTail(off, written uint64) { m.clear(off+written, align64(wri
 type view []byte
 
 func (v view) bytes(ptr uint32, n uint64) ([]byte, error) {
+	if n == 0 && uint64(ptr) > uint64(len(v)) {
+		return nil, fmt.Errorf("nothing at %#x, which is past the memory's end at %#x: the address of what is empty must be in memory too, 0 will do", ptr, len(v))
+	}
 	if n > uint64(len(v)) || uint64(ptr) > uint64(len(v))-n {
 		return nil, fmt.Errorf("%d bytes at %#x reach past the memory's end at %#x", n, ptr, len(v))
 	}

@@ -253,6 +253,8 @@ const lastOfRunManifest = `{"name": "last", "version": "0.1.0", "abi": 1, "kind"
 
 func TestEveryTypeFromABI(t *testing.T) {
 	file := packed(t, lastOfRun, lastOfRunManifest)
+	// An empty state's address counts too: here one that a language gives an empty slice.
+	stray := packed(t, strings.Replace(lastOfRun, "0x0000000800000908", "0xaaaaaaaa", 1), lastOfRunManifest)
 	forEngines(t, func(t *testing.T, engine string) {
 		open := func() *fixture {
 			return start(t, pipeline.Readings, "last", engine, func(c *Config) { c.Module = file })
@@ -288,5 +290,9 @@ func TestEveryTypeFromABI(t *testing.T) {
 		require.NoError(t, again.Restore(strings.NewReader(state.String())))
 		require.NoError(t, again.Advance(t.Context(), 8_000, again.out))
 		require.Equal(t, "[302]", fmt.Sprint(again.out.recs[0].Column(4)))
+
+		f = start(t, pipeline.Readings, "last", engine, func(c *Config) { c.Module = stray })
+		require.NoError(t, f.Snapshot(&state))
+		require.Contains(t, f.log.String(), "penstock_snapshot: nothing at 0xaaaaaaaa, which is past the memory's end")
 	})
 }

@@ -117,7 +117,7 @@ func ParseManifest(text []byte) (Manifest, error) {
 	d := json.NewDecoder(bytes.NewReader(text))
 	d.DisallowUnknownFields()
 	if err := d.Decode(&m); err != nil {
-		return Manifest{}, fmt.Errorf("the manifest is not as it should be: %w", err)
+		return Manifest{}, fmt.Errorf("the manifest is not as it should be: %w", plainJSON(text, err))
 	}
 	if _, err := d.Token(); err != io.EOF {
 		return Manifest{}, errors.New("the manifest has more than one JSON value")
@@ -126,6 +126,24 @@ func ParseManifest(text []byte) (Manifest, error) {
 		return Manifest{}, err
 	}
 	return m, nil
+}
+
+// plainJSON says where in text a JSON error is, and without the words of Go.
+func plainJSON(text []byte, err error) error {
+	var syntax *json.SyntaxError
+	var wrong *json.UnmarshalTypeError
+	switch {
+	case errors.As(err, &syntax):
+		line := 1 + bytes.Count(text[:min(int(syntax.Offset), len(text))], []byte{'\n'})
+		return fmt.Errorf("line %d: %w", line, err)
+	case errors.As(err, &wrong):
+		line := 1 + bytes.Count(text[:min(int(wrong.Offset), len(text))], []byte{'\n'})
+		if wrong.Field == "" {
+			return fmt.Errorf("line %d: it is a JSON %s, not an object", line, wrong.Value)
+		}
+		return fmt.Errorf("line %d: %s cannot be a JSON %s", line, wrong.Field, wrong.Value)
+	}
+	return err
 }
 
 // codeOnly is the module without what it says about itself.

@@ -44,6 +44,8 @@ func TestManifestIsStrict(t *testing.T) {
 	require.NoError(t, err)
 	for _, c := range []struct{ old, new, says string }{
 		{`"doc":"d",`, `"docs":"d",`, `unknown field "docs"`},
+		{`"abi":1`, `"abi":"1"`, "line 1: abi cannot be a JSON string"},
+		{`"abi":1`, `"abi":1,`, "line 1: invalid character ','"},
 		{`"name":"x"`, `"name":"X y"`, `name "X y"`},
 		{`"abi":1`, `"abi":2`, "abi 2: this Penstock speaks ABI 1"},
 		{`"kind":"map"`, `"kind":"filter"`, `kind "filter": write map or emit`},

@@ -13,6 +13,7 @@ import (
 	"github.com/apache/arrow/go/v17/arrow/array"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/penstock/penstock/internal/columns"
 	"github.com/penstock/penstock/operators/wasm/binfmt"
 	"github.com/penstock/penstock/operators/wasm/engine"
 	"github.com/penstock/penstock/operators/wasm/meter"
@@ -169,10 +170,10 @@ func (op *Operator) bindSchemas(in *arrow.Schema) error {
 			errs = append(errs, fmt.Errorf("module %s needs a column %q (%s); the input has %s", m.Name, c.Name, c.Type, fieldNames(in)))
 			continue
 		case !arrow.TypeEqual(in.Field(at).Type, typ.arrow):
-			errs = append(errs, fmt.Errorf("module %s needs column %q as %s, the input has it as %s", m.Name, c.Name, typ.arrow, in.Field(at).Type))
+			errs = append(errs, fmt.Errorf("module %s needs column %q as %s, the input has it as %s", m.Name, c.Name, c.Type, columns.TypeName(in.Field(at).Type)))
 			continue
 		case in.Field(at).Nullable && !c.Nullable:
-			errs = append(errs, fmt.Errorf("module %s takes no nulls in column %q, the input may have some", m.Name, c.Name))
+			errs = append(errs, fmt.Errorf("module %s takes no nulls in column %q, the input may have some: its manifest must call the column nullable", m.Name, c.Name))
 			continue
 		}
 		op.ins[i].Nullable = in.Field(at).Nullable

@@ -45,12 +45,15 @@ func Module(code []byte, report func(Result)) (failed int) {
 	c.report = func(r Result) {
 		if r.Err != nil {
 			c.failed++
+			if r.Check != Load && wasm.FailureReason(r.Err) == "module_bad_output" {
+				r.Do = "operators/ABI.md says, call by call, how a module hands out what it makes, and what of it is checked"
+			}
 		}
 		report(r)
 	}
 	var err error
 	if c.info, err = wasm.Inspect(code); err != nil {
-		c.report(Result{Check: Load, Err: err, Do: "see operators/sdk/c/penstock.h for what a module exports and may import; `penstock operator pack` adds the manifest"})
+		c.report(Result{Check: Load, Err: err, Do: "operators/ABI.md says what a module exports and may import; `penstock operator pack` adds the manifest"})
 		return c.failed
 	}
 	c.sets = settings(&c.info.Manifest)
