@@ -86,6 +86,12 @@ type BatchSink interface {
 	WriteAll(ctx context.Context, in []arrow.Record) error
 }
 
+// Accepter is implemented by the settings of a sink that does not take rows of
+// every schema: Accept says what is wrong with in, before anything runs.
+type Accepter interface {
+	Accept(in *arrow.Schema) error
+}
+
 // Env is what a component is built with, beside its own config.
 type Env struct {
 	Name   string // the component's name in the YAML

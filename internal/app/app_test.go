@@ -243,3 +243,21 @@ func TestFingerprint(t *testing.T) {
 	other.In = pipeline.AlertEvents
 	require.NotEqual(t, base, fingerprint(&other, &set{"ewma"}, build{"1"}))
 }
+
+// A sink whose rows need a time says so before anything runs.
+func TestSinksNeedATime(t *testing.T) {
+	for _, sink := range []string{`archive, dir: ./a`, `influxdb, url: "http://127.0.0.1:1", org: o, bucket: b, token: t`} {
+		cfg, err := config.Parse("test.yaml", fmt.Appendf(nil, `version: 1
+name: timeless
+sources:
+  - {name: rec, type: replay, path: %q}
+operators:
+  - {name: greedy, type: wasm, inputs: [rec], module: %q}
+sinks:
+  - {name: out, type: %s, inputs: [rec, greedy]}
+`, recording(t, 10), greedyFile, sink), Registry())
+		require.NoError(t, err)
+		_, err = Build(t.Context(), cfg)
+		require.ErrorContains(t, err, `test.yaml:8:5: sinks[0]: the input has no timestamp column, and "time" is needed`)
+	}
+}

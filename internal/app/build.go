@@ -71,6 +71,9 @@ func buildWith(ctx context.Context, c *config.Config, compiler *wasm.Compiler) (
 	tags := pipeline.NewTags(c.Tags)
 	problems := g.Resolve(ctx, func(ctx context.Context, n *graph.Node, in *arrow.Schema) (map[string]*arrow.Schema, error) {
 		if n.Kind == graph.Sink {
+			if a, ok := settings[n.Name].(pipeline.Accepter); ok {
+				return nil, a.Accept(in)
+			}
 			return nil, nil
 		}
 		op, err := newOperator(settings[n.Name], pipeline.Env{Name: n.Name, Log: quiet, Meter: pipeline.NewMeter(), Tags: tags, Alloc: allocator, Shards: 1}, compiler)

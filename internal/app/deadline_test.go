@@ -63,7 +63,8 @@ operators:
 alerts:
   - {name: high, input: rec, column: value, above: 22.5}
 sinks:
-  - {name: files, type: archive, inputs: [greedy, score, alerts], dir: %q}
+  - {name: files, type: archive, inputs: [score, alerts], dir: %q}
+  - {name: screen, type: console, inputs: [greedy]}
 http: {listen: ""}
 `, c.dir, c.checkpoint, c.speed, c.rec, rows, c.module, engine, c.operator, strings.ReplaceAll(c.more, "ENGINE", engine), c.archive)
 }

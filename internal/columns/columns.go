@@ -90,6 +90,15 @@ func Find(s *arrow.Schema, name string, want arrow.DataType) (int, error) {
 	return -1, fmt.Errorf("the input has no %s column %q; it has %q", TypeName(want), name, have)
 }
 
+// Timed says what is wrong with rows that need a time each.
+func Timed(s *arrow.Schema) error {
+	i, err := Find(s, pipeline.NameTime, pipeline.TimeType)
+	if err == nil && s.Field(i).Nullable {
+		err = fmt.Errorf("column %q may be null, and every row needs a time", pipeline.NameTime)
+	}
+	return err
+}
+
 // TypeName is what a module's manifest calls a type, or Arrow does if that has
 // no word for it.
 func TypeName(t arrow.DataType) string {

@@ -20,8 +20,10 @@ import (
 	"slices"
 	"time"
 
+	"github.com/apache/arrow/go/v17/arrow"
 	"github.com/apache/arrow/go/v17/parquet/compress"
 
+	"github.com/penstock/penstock/internal/columns"
 	"github.com/penstock/penstock/pipeline"
 )
 
@@ -64,6 +66,9 @@ func DefaultConfig() Config {
 var codecs = map[string]compress.Compression{
 	"zstd": compress.Codecs.Zstd, "snappy": compress.Codecs.Snappy, "none": compress.Codecs.Uncompressed,
 }
+
+// Accept implements pipeline.Accepter.
+func (c *Config) Accept(in *arrow.Schema) error { return columns.Timed(in) }
 
 // Validate checks the settings.
 func (c *Config) Validate(p *pipeline.Problems) {

@@ -22,6 +22,9 @@ import (
 	"strings"
 	"time"
 
+	"github.com/apache/arrow/go/v17/arrow"
+
+	"github.com/penstock/penstock/internal/columns"
 	"github.com/penstock/penstock/pipeline"
 )
 
@@ -83,6 +86,9 @@ func DefaultConfig() Config {
 }
 
 var placeholder = regexp.MustCompile(`\{([^{}]*)\}`)
+
+// Accept implements pipeline.Accepter.
+func (c *Config) Accept(in *arrow.Schema) error { return columns.Timed(in) }
 
 // Validate checks the settings.
 func (c *Config) Validate(p *pipeline.Problems) {
