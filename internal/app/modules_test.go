@@ -284,8 +284,8 @@ func TestShadow(t *testing.T) {
 	require.Eventually(t, func() bool { return a.Modules()[0][0].Shadow.Rows > 2000 }, 10*time.Second, time.Millisecond, "as of a checkpoint")
 	stopApp(t, a)
 	s := a.Modules()[0][0].Shadow
-	require.Equal(t, want.rows["score"], got.rows["score"])
-	require.Equal(t, want.rows["unusual"], got.rows["unusual"])
+	require.Equal(t, sorted(want.rows["score"]), sorted(got.rows["score"])) // batches are cut by the clock
+	require.Equal(t, sorted(want.rows["unusual"]), sorted(got.rows["unusual"]))
 	require.Empty(t, s.Failed)
 	require.Zero(t, s.OtherRows)
 	require.Positive(t, s.LiveNsPerRow)
