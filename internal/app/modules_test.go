@@ -222,7 +222,7 @@ func TestDeployRefused(t *testing.T) {
 			_, err := a.Control(t.Context(), pipeline.ControlDeploy, "score", make([]byte, wasm.MaxModuleSize+1))
 			return err
 		},
-		"has no shadow": func() error {
+		"has no candidate": func() error {
 			_, err := a.Control(t.Context(), pipeline.ControlPromote, "score", nil)
 			return err
 		},
