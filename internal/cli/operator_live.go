@@ -70,6 +70,9 @@ func changeCommand(name, args, short string, n int) *cobra.Command {
 			} else if change.Shown > 0 {
 				state = fmt.Sprintf("afresh, having been shown %d rows of the journal", change.Shown)
 			}
+			if change.Failed > 0 {
+				fmt.Fprintf(cmd.ErrOrStderr(), "WARNING: %d calls failed while it was shown the journal; the pipeline's log says why\n", change.Failed)
+			}
 			switch name {
 			case "start":
 				fmt.Fprintf(cmd.OutOrStdout(), "a candidate runs beside %s; the flow paused %v\n", change.Module, change.Pause)
