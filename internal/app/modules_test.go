@@ -116,6 +116,7 @@ func TestSwapOutlivesTheProcess(t *testing.T) {
 	require.NotNil(t, s.Shadow)
 	require.Equal(t, "ewma@1.2.0", s.Shadow.Module)
 	require.NotContains(t, b.logged(), "starts afresh")
+	require.Contains(t, b.logged(), "the module that was deployed last runs, and not that of the config")
 	c, err := a.Control(t.Context(), pipeline.ControlPromote, "score", nil)
 	require.NoError(t, err)
 	require.Equal(t, "ewma@1.2.0", c.Module)
