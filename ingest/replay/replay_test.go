@@ -370,6 +370,34 @@ func TestPace(t *testing.T) {
 	}
 }
 
+// Rows that come closer together than the linger do not wait for a full batch.
+func TestNoRowWaitsLongerThanTheLinger(t *testing.T) {
+	var text strings.Builder
+	text.WriteString("time,tag,value\n")
+	for i := range 1000 {
+		fmt.Fprintf(&text, "%d,a,1\n", 1714557600000+i)
+	}
+	file := write(t, "f.csv", text.String())
+	synctest.Test(t, func(t *testing.T) {
+		h := start(t, func(cfg *Config) { cfg.Path, cfg.Speed, cfg.Rebase = file, 0.2, "now" }) // a row in 5 ms
+		rows := 0
+		for {
+			b, _, err := h.Read(context.Background())
+			if err == io.EOF {
+				break
+			}
+			require.NoError(t, err)
+			if b.Record == nil {
+				continue
+			}
+			require.LessOrEqual(t, b.Record.NumRows(), int64(3)) // the linger is 10 ms
+			rows += int(b.Record.NumRows())
+			b.Record.Release()
+		}
+		require.Equal(t, 1000, rows)
+	})
+}
+
 func TestLoopGoesOnInTime(t *testing.T) {
 	h := start(t, func(c *Config) {
 		c.Path, c.Loop = write(t, "f.csv", "time,tag,value\n1714557600,a,1\n1714557601,a,2\n"), true

@@ -171,9 +171,11 @@ func (s *Source) Read(ctx context.Context) (pipeline.Batch, pipeline.AckFunc, er
 func nothing(error) {}
 
 // fill puts rows that are due into the batcher: until it is full, or nothing
-// more is due within the linger, or the idle time is over without a row.
+// more is due before its first row has waited for the linger, or the idle time is
+// over without a row.
 func (s *Source) fill(ctx context.Context) error {
 	idle := time.Now().Add(idleAfter)
+	var first time.Time // when the batcher got a row
 	for {
 		select {
 		case <-ctx.Done():
@@ -197,8 +199,13 @@ func (s *Source) fill(ctx context.Context) error {
 		if wait <= 0 {
 			continue
 		}
-		if s.batcher.Len() > 0 && wait > s.cfg.Batch.Linger {
-			return nil
+		if s.batcher.Len() > 0 {
+			if first.IsZero() {
+				first = now
+			}
+			if now.Add(wait).Sub(first) > s.cfg.Batch.Linger {
+				return nil
+			}
 		}
 		if left := time.Until(idle); s.batcher.Len() == 0 && wait > left {
 			return s.sleep(ctx, left)

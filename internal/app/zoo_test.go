@@ -534,3 +534,30 @@ func TestZooRestart(t *testing.T) {
 		require.Equal(t, i == 1, strings.Contains(b.log.String(), "does not take back its own state and starts afresh"), i)
 	}
 }
+
+// What fails on the journal that it is shown is deployed all the same, since a bad
+// batch need not be the module's fault, but who deploys it learns of it.
+func TestDeployCountsFailures(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "beast.wasm")
+	require.NoError(t, os.WriteFile(file, beastWasm(t), 0o600))
+	cage := fmt.Sprintf("  - {name: wild, type: wasm, inputs: [rec], module: %q, engine: wazero, quarantine_after: 0}", file)
+	a, b := zooRun(t, `"200"`, recording(t, 1500), []string{cage}, []string{"wild"})
+	require.Eventually(t, func() bool { b.mu.Lock(); defer b.mu.Unlock(); return len(b.rows["wild"]) > 20 }, 20*time.Second, time.Millisecond)
+	afresh := func(name string) []byte {
+		m, err := wasm.ReadManifest(mode(t, name))
+		require.NoError(t, err)
+		m.State = "of its own " + name
+		code, err := wasm.Pack(beastWasm(t), m)
+		require.NoError(t, err)
+		return code
+	}
+	c, err := a.Control(t.Context(), pipeline.ControlDeploy, "wild", afresh("exit"))
+	require.NoError(t, err)
+	require.Positive(t, c.Shown)
+	require.Positive(t, c.Failed)
+	c, err = a.Control(t.Context(), pipeline.ControlDeploy, "wild", afresh("well"))
+	require.NoError(t, err)
+	require.Positive(t, c.Shown)
+	require.Zero(t, c.Failed)
+	stopApp(t, a)
+}

@@ -40,6 +40,7 @@ sinks. One YAML file describes it all.`,
 	root.AddCommand(demoCommand(loggerTo), runCommand(logger), validateCommand(), graphCommand(), schemaCommand(), versionCommand(), benchCommand(logger))
 	root.AddCommand(operatorCommand(), benchChildCommand())
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	explainArgs(root)
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
 	if err == nil {
@@ -60,6 +61,22 @@ sinks. One YAML file describes it all.`,
 }
 
 type usageError struct{ error }
+
+// explainArgs has c and the commands below it say what they take when they are
+// given too few arguments or too many.
+func explainArgs(c *cobra.Command) {
+	if check := c.Args; check != nil {
+		c.Args = func(c *cobra.Command, args []string) error {
+			if err := check(c, args); err != nil {
+				return usageError{fmt.Errorf("%w: write %s", err, c.UseLine())}
+			}
+			return nil
+		}
+	}
+	for _, sub := range c.Commands() {
+		explainArgs(sub)
+	}
+}
 
 func newLogger(w io.Writer, level, format string) (*slog.Logger, error) {
 	var l slog.Level

@@ -101,6 +101,9 @@ func newControlClient(where string) (*controlClient, error) {
 	}
 	path := filepath.Join(dir, controlSocket)
 	if _, err := os.Stat(path); err != nil {
+		if !filepath.IsAbs(dir) {
+			err = fmt.Errorf("%w (a relative path is taken from the folder in which the pipeline was started: run this there)", err)
+		}
 		return nil, fmt.Errorf("no pipeline runs with its journal in %s: %w", dir, err)
 	}
 	return &controlClient{http.Client{Timeout: controlTimeout + 5*time.Second, Transport: &http.Transport{

@@ -63,9 +63,15 @@ func changeCommand(name, args, short string, n int) *cobra.Command {
 			}
 			state := "afresh"
 			if change.Carried {
-				state = "with the state of the one before"
+				state = map[string]string{pipeline.ControlPromote: "with what it has learnt", pipeline.ControlRollback: "with the state that it had"}[action]
+				if state == "" {
+					state = "with the state of the one before"
+				}
 			} else if change.Shown > 0 {
 				state = fmt.Sprintf("afresh, having been shown %d rows of the journal", change.Shown)
+			}
+			if change.Failed > 0 {
+				fmt.Fprintf(cmd.ErrOrStderr(), "WARNING: %d calls failed while it was shown the journal; the pipeline's log says why\n", change.Failed)
 			}
 			switch name {
 			case "start":

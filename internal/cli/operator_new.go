@@ -38,18 +38,22 @@ each window of time.`,
 }
 
 func operatorBuildCommand() *cobra.Command {
-	return &cobra.Command{
+	var golden bool
+	c := &cobra.Command{
 		Use: "build [DIR]", Short: "Build an operator that operator new began", Args: cobra.MaximumNArgs(1),
-		Long: "Compiles the operator in DIR (here, if not given), as its " + sdk.ProjectFile + " says, and puts its manifest.json into the module.",
+		Long: `Compiles the operator in DIR (here, if not given), as its ` + sdk.ProjectFile + `
+says, and puts its manifest.json into the module. When the operator is to compute
+something else, write "digest": "" in its golden vectors: --golden fills them in.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			dir := "."
 			if len(args) > 0 {
 				dir = args[0]
 			}
-			r, err := sdk.Build(cmd.Context(), dir, cmd.ErrOrStderr())
+			r, err := sdk.Build(cmd.Context(), dir, golden, cmd.ErrOrStderr())
 			if err != nil {
 				return err
 			}
+			printDigests(cmd.OutOrStdout(), &r.Info.Manifest, r.Golden)
 			fmt.Fprintf(cmd.OutOrStdout(), "%s: %s@%s, %d bytes, sha256 %s (%s)\n", r.Path, r.Info.Manifest.Name, r.Info.Manifest.Version,
 				r.Info.Size, r.Info.Digest, r.Tools)
 			for _, h := range r.Info.WasmerHazards {
@@ -58,6 +62,8 @@ func operatorBuildCommand() *cobra.Command {
 			return nil
 		},
 	}
+	c.Flags().BoolVar(&golden, "golden", false, "compute the digests of golden vectors that have none, in manifest.json too")
+	return c
 }
 
 // programVersion is the version of the module that this program was built from.

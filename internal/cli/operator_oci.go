@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"regexp"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -56,7 +57,8 @@ func listShipped(cmd *cobra.Command) error {
 		if err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}
-		fmt.Fprintf(cmd.OutOrStdout(), "%-8s %-7s %s\n", m.Name, m.Version, m.Doc)
+		what, _, _ := strings.Cut(m.Doc, ". ")
+		fmt.Fprintf(cmd.OutOrStdout(), "%-8s %-7s %s.\n", m.Name, m.Version, strings.TrimSuffix(what, "."))
 	}
 	return nil
 }

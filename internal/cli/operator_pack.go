@@ -2,12 +2,13 @@ package cli
 
 import (
 	"fmt"
+	"io"
 	"os"
-	"regexp"
 	"slices"
 
 	"github.com/spf13/cobra"
 
+	"github.com/penstock/penstock/operators/sdk"
 	"github.com/penstock/penstock/operators/wasm"
 )
 
@@ -38,14 +39,12 @@ file has "digest": "", there too. To renew a digest, empty it first.`,
 				if err != nil {
 					return fmt.Errorf("%s: %w", args[1], err)
 				}
-				if err := writeDigests(args[1], text, &m, names); err != nil {
-					return err
-				}
-				for _, g := range m.Golden {
-					if slices.Contains(names, g.Name) {
-						fmt.Fprintf(cmd.OutOrStdout(), "golden %s %s\n", g.Name, g.Digest)
+				if filled, ok := sdk.FillDigests(text, &m, names); ok {
+					if err := os.WriteFile(args[1], filled, 0o644); err != nil { // the mode that it has stays
+						return err
 					}
 				}
+				printDigests(cmd.OutOrStdout(), &m, names)
 			}
 			packed, err := wasm.Pack(code, m)
 			if err != nil {
@@ -62,31 +61,10 @@ file has "digest": "", there too. To renew a digest, empty it first.`,
 	return c
 }
 
-// emptyDigest matches in JSON text only a key: a quote within a text has a
-// backslash before it.
-var emptyDigest = regexp.MustCompile(`"digest"(\s*:\s*)""`)
-
-// writeDigests puts the digests of the named vectors where the manifest's text
-// has empty ones, and leaves its layout alone. A text that has no such place
-// for each of them stays as it is.
-func writeDigests(path string, text []byte, m *wasm.Manifest, names []string) error {
-	var digests []string
+func printDigests(w io.Writer, m *wasm.Manifest, names []string) {
 	for _, g := range m.Golden {
 		if slices.Contains(names, g.Name) {
-			digests = append(digests, g.Digest)
+			fmt.Fprintf(w, "golden %s %s\n", g.Name, g.Digest)
 		}
 	}
-	if len(digests) == 0 || len(emptyDigest.FindAll(text, -1)) != len(digests) {
-		return nil
-	}
-	filled := emptyDigest.ReplaceAllFunc(text, func(b []byte) []byte {
-		d := digests[0]
-		digests = digests[1:]
-		return append(append([]byte{}, b[:len(b)-2]...), `"`+d+`"`...)
-	})
-	st, err := os.Stat(path)
-	if err != nil {
-		return err
-	}
-	return os.WriteFile(path, filled, st.Mode().Perm())
 }

@@ -75,7 +75,8 @@ func wrongType(rec arrow.Record, col int, want string) error {
 // Find returns the position of the column called name and of type want; the
 // error lists the columns that would do.
 func Find(s *arrow.Schema, name string, want arrow.DataType) (int, error) {
-	if i := pipeline.Column(s, name); i >= 0 && arrow.TypeEqual(s.Field(i).Type, want) {
+	i := pipeline.Column(s, name)
+	if i >= 0 && arrow.TypeEqual(s.Field(i).Type, want) {
 		return i, nil
 	}
 	var have []string
@@ -83,6 +84,9 @@ func Find(s *arrow.Schema, name string, want arrow.DataType) (int, error) {
 		if arrow.TypeEqual(f.Type, want) {
 			have = append(have, f.Name)
 		}
+	}
+	if i >= 0 {
+		return -1, fmt.Errorf("the column %q is %s and not %s; those of %s are %q", name, s.Field(i).Type, want, want, have)
 	}
 	if len(have) == 0 {
 		return -1, fmt.Errorf("the input has no %s column, and %q is needed", TypeName(want), name)

@@ -2,6 +2,7 @@ package sdk
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -17,12 +18,16 @@ type Result struct {
 	Path  string // of the .wasm, with its manifest in it
 	Tools string // what compiled it, for people
 	Info  wasm.Info
+
+	Golden []string // the golden vectors whose digests were computed
 }
 
 // Build runs the toolchain of the operator in dir, puts manifest.json into the
-// module, checks that Penstock can run it, and writes it. What the tools say
-// goes to log. A toolchain that is not there is a *MissingToolchain.
-func Build(ctx context.Context, dir string, log io.Writer) (Result, error) {
+// module, checks that Penstock can run it, and writes it. A golden vector with an
+// empty digest is refused, or with golden its digest computed, and written to
+// manifest.json too. What the tools say goes to log. A toolchain that is not there
+// is a *MissingToolchain.
+func Build(ctx context.Context, dir string, golden bool, log io.Writer) (Result, error) {
 	var r Result
 	p, err := readProject(dir)
 	if err != nil {
@@ -35,6 +40,11 @@ func Build(ctx context.Context, dir string, log io.Writer) (Result, error) {
 	manifest, err := wasm.ParseManifest(text)
 	if err != nil {
 		return r, fmt.Errorf("manifest.json: %w", err)
+	}
+	for i, g := range manifest.Golden {
+		if g.Digest == "" && !golden {
+			return r, fmt.Errorf("manifest.json: golden[%d] %q has no digest: `penstock operator build --golden` computes it", i, g.Name)
+		}
 	}
 	if dir, err = filepath.Abs(dir); err != nil {
 		return r, err
@@ -65,11 +75,28 @@ func Build(ctx context.Context, dir string, log io.Writer) (Result, error) {
 	if err != nil {
 		return r, err
 	}
+	var filled []byte
+	if golden {
+		if r.Golden, err = wasm.FillGolden(code, &manifest); err != nil {
+			return r, fmt.Errorf("manifest.json: %w", err)
+		}
+		if len(r.Golden) > 0 {
+			ok := false
+			if filled, ok = FillDigests(text, &manifest, r.Golden); !ok {
+				return r, errors.New(`manifest.json: write "digest": "" in each golden vector that has none, for its digest to be written there`)
+			}
+		}
+	}
 	if code, err = wasm.Pack(code, manifest); err != nil {
 		return r, err
 	}
 	if r.Info, err = wasm.Inspect(code); err != nil {
 		return r, err
+	}
+	if filled != nil {
+		if err := writeFile(filepath.Join(dir, "manifest.json"), filled); err != nil {
+			return r, err
+		}
 	}
 	r.Path, r.Tools = filepath.Join(dir, p.Output), b.tools
 	return r, writeFile(r.Path, code)

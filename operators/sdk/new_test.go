@@ -2,9 +2,11 @@ package sdk_test
 
 import (
 	"context"
+	"encoding/json"
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -53,11 +55,11 @@ func TestBuildSaysWhatIsMissing(t *testing.T) {
 	for lang, says := range map[string]string{"c": "clang is missing: apt-get install clang-16 lld-16", "assemblyscript": "Node.js with npm is missing: apt-get install nodejs npm"} {
 		dir := filepath.Join(t.TempDir(), "x")
 		require.NoError(t, sdk.New(dir, "x", lang, "map", "v0"))
-		_, err := sdk.Build(context.Background(), dir, io.Discard)
+		_, err := sdk.Build(context.Background(), dir, false, io.Discard)
 		require.ErrorContains(t, err, says)
 		require.ErrorAs(t, err, new(*sdk.MissingToolchain))
 	}
-	_, err := sdk.Build(context.Background(), t.TempDir(), io.Discard)
+	_, err := sdk.Build(context.Background(), t.TempDir(), false, io.Discard)
 	require.ErrorContains(t, err, "has no penstock-operator.yaml: make an operator with penstock operator new")
 }
 
@@ -74,13 +76,42 @@ func TestBuildWithCommand(t *testing.T) {
 	}
 	write("manifest.json", string(manifest))
 	write(sdk.ProjectFile, "language: zig\noutput: out.wasm\ncommand: [cp, "+made+", \"{output}\"]\n")
-	r, err := sdk.Build(context.Background(), dir, io.Discard)
+	r, err := sdk.Build(context.Background(), dir, false, io.Discard)
 	require.NoError(t, err)
 	code, err := os.ReadFile(filepath.Join(dir, "out.wasm"))
 	require.NoError(t, err)
 	info, err := wasm.Inspect(code)
 	require.NoError(t, err)
 	require.Equal(t, info, r.Info)
+
+	// Digests are of what was just built, not of a module that lies there.
+	bare := wasm.Golden{Name: "few", Input: wasm.GoldenInput{Seed: 1, Tags: 1, Rows: 3, Batches: 1}}
+	m := info.Manifest
+	m.Golden = []wasm.Golden{bare}
+	named, err := json.Marshal(m)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "out.wasm"), []byte("old"), 0o644))
+	write("manifest.json", string(named))
+	_, err = sdk.Build(context.Background(), dir, false, io.Discard)
+	require.ErrorContains(t, err, "golden[0] \"few\" has no digest: `penstock operator build --golden` computes it")
+	r, err = sdk.Build(context.Background(), dir, true, io.Discard)
+	require.NoError(t, err)
+	require.Equal(t, []string{"few"}, r.Golden)
+	require.Len(t, r.Info.Manifest.Golden[0].Digest, 64)
+	text, err := os.ReadFile(filepath.Join(dir, "manifest.json"))
+	require.NoError(t, err)
+	require.Contains(t, string(text), `"digest":"`+r.Info.Manifest.Golden[0].Digest+`"`)
+	code, err = os.ReadFile(r.Path)
+	require.NoError(t, err)
+	require.NoError(t, wasm.CheckGolden(code, wasm.EngineWazero, "few"))
+	again, err := sdk.Build(context.Background(), dir, true, io.Discard)
+	require.NoError(t, err)
+	require.Empty(t, again.Golden)
+	require.Equal(t, r.Info, again.Info)
+	write("manifest.json", strings.Replace(string(named), `,"digest":""`, "", 1))
+	_, err = sdk.Build(context.Background(), dir, true, io.Discard)
+	require.ErrorContains(t, err, `write "digest": "" in each golden vector`)
+	write("manifest.json", string(manifest))
 
 	for text, says := range map[string]string{
 		"language: c\noutput: ../x.wasm\n":                                            "write the name of a .wasm file in this folder",
@@ -90,7 +121,7 @@ func TestBuildWithCommand(t *testing.T) {
 		"language: zig\noutput: x.wasm\ncommand: [cp, manifest.json, \"{output}\"]\n": "this is not a WebAssembly core module",
 	} {
 		write(sdk.ProjectFile, text)
-		_, err := sdk.Build(context.Background(), dir, io.Discard)
+		_, err := sdk.Build(context.Background(), dir, false, io.Discard)
 		require.ErrorContains(t, err, says)
 	}
 }

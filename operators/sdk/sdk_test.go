@@ -109,7 +109,7 @@ func copyFile(t *testing.T, from, to string) {
 func build(t *testing.T, dir string) string {
 	t.Helper()
 	var log bytes.Buffer
-	r, err := sdk.Build(context.Background(), dir, &log)
+	r, err := sdk.Build(context.Background(), dir, false, &log)
 	var missing *sdk.MissingToolchain
 	if errors.As(err, &missing) && os.Getenv("PENSTOCK_TEST_PEERS") != "1" {
 		t.Skip(err)

@@ -25,7 +25,7 @@ type Golden struct {
 	Params map[string]any `json:"params,omitempty"` // as in the YAML; what is left out has its default
 	Input  GoldenInput    `json:"input"`
 	// Digest is the SHA-256, in hex, of all output batches in the encoding of
-	// [AppendCanonical], one after another. `penstock operator pack --golden`
+	// [AppendCanonical], one after another. `penstock operator build --golden`
 	// fills in one that is empty.
 	Digest string `json:"digest"`
 }
@@ -55,7 +55,7 @@ func (m *Manifest) validateGolden() error {
 			bad("golden[%d]: the name %q comes twice", i, g.Name)
 		}
 		if g.Digest != "" && !digestRE.MatchString(g.Digest) {
-			bad("golden[%d] %q: the digest is not 64 hex digits: leave it empty and pack with --golden", i, g.Name)
+			bad("golden[%d] %q: the digest is not 64 hex digits: leave it empty and build with --golden", i, g.Name)
 		}
 		for _, name := range slices.Sorted(maps.Keys(g.Params)) {
 			if !slices.ContainsFunc(m.Params, func(p Param) bool { return p.Name == name }) {
@@ -76,7 +76,7 @@ func (m *Manifest) validateGolden() error {
 func (m *Manifest) complete() error {
 	for _, g := range m.Golden {
 		if g.Digest == "" {
-			return fmt.Errorf("golden vector %q has no digest: `penstock operator pack --golden` computes it", g.Name)
+			return fmt.Errorf("golden vector %q has no digest: `penstock operator pack --golden` computes it, or `build --golden`", g.Name)
 		}
 	}
 	return nil
@@ -147,6 +147,11 @@ func CheckGolden(wasm []byte, engine, vector string) error {
 	return errors.Join(p.op.checkVector(g, p), p.Close())
 }
 
+// digestError is of a vector that ran and gave something else.
+type digestError string
+
+func (e digestError) Error() string { return string(e) }
+
 // checkVector runs g in p and compares.
 func (op *Operator) checkVector(g *Golden, p *Probe) error {
 	module, engine := op.Module()
@@ -155,9 +160,8 @@ func (op *Operator) checkVector(g *Golden, p *Probe) error {
 		return fmt.Errorf("module %s: golden vector %q fails on %s: %w", module, g.Name, engine, err)
 	}
 	if got != g.Digest {
-		return fmt.Errorf("module %s: golden vector %q gives digest %.12s on %s (%s/%s), its manifest says %.12s: this engine computes the module wrongly here, or the manifest is of another build. "+
-			"`penstock operator test` shows which; another engine may do, else pack the module again with --golden",
-			module, g.Name, got, engine, runtime.GOOS, runtime.GOARCH, g.Digest)
+		return digestError(fmt.Sprintf("module %s: golden vector %q gives digest %.12s on %s (%s/%s), its manifest says %.12s",
+			module, g.Name, got, engine, runtime.GOOS, runtime.GOARCH, g.Digest))
 	}
 	return nil
 }
@@ -232,7 +236,11 @@ func (op *Operator) tryVector(g *Golden) error {
 		module, engine := op.Module()
 		return fmt.Errorf("module %s: golden vector %q fails on %s: %w", module, g.Name, engine, err)
 	}
-	return errors.Join(op.checkVector(g, p), p.Close())
+	err = op.checkVector(g, p)
+	if _, differs := err.(digestError); differs {
+		err = fmt.Errorf("%w: this engine computes the module wrongly here, or the module was changed and not its digests. `penstock operator test` shows which", err)
+	}
+	return errors.Join(err, p.Close())
 }
 
 // quiet is an environment that nothing leaves.

@@ -36,7 +36,12 @@ type host struct {
 	metrics map[string]prometheus.Gauge
 
 	said, failed rate // lines of the guest, and about it: it cannot talk the host down
+
+	heard []string // the first warnings and errors since a probe began its call: why it trapped
 }
+
+// maxHeard is how many lines are kept to go with an error.
+const maxHeard = 3
 
 // rate limits lines of the log to so many per second.
 type rate struct {
@@ -125,7 +130,11 @@ func (h *host) memory(fn string, ptr, n uint64) []byte {
 func valid(b []byte) string { return strings.ToValidUTF8(string(b), "\uFFFD") }
 
 func (h *host) write(level slog.Level, text []byte) {
-	h.limited(&h.said, func() { h.log.Log(context.Background(), level, strings.TrimRight(valid(text), "\n")) })
+	line := strings.TrimRight(valid(text), "\n")
+	if level >= slog.LevelWarn && len(h.heard) < maxHeard {
+		h.heard = append(h.heard, line)
+	}
+	h.limited(&h.said, func() { h.log.Log(context.Background(), level, line) })
 }
 
 // limited runs f if the rate allows it.

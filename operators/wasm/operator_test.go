@@ -524,7 +524,7 @@ func TestRestoreRefusesOthers(t *testing.T) {
 	require.ErrorContains(t, probe.Restore(bytes.NewReader(state)), "the state was written by module tally@2.1.0, this is probe@1.0.0")
 
 	other := bytes.Replace(state, []byte(`"version":"2.1.0"`), []byte(`"version":"2.0.9"`), 1)
-	require.ErrorContains(t, tally.Restore(bytes.NewReader(other)), "tally@2.0.9")
+	require.ErrorContains(t, tally.Restore(bytes.NewReader(other)), `tally@2.0.9, this is tally@2.1.0: write the same "state" in both manifests`)
 	build := bytes.Replace(state, []byte(`"digest":"`+tally.info.Digest[:4]), []byte(`"digest":"____`), 1)
 	require.ErrorContains(t, tally.Restore(bytes.NewReader(build)), "another build")
 	size := bytes.Replace(state, []byte(`"size":8`), []byte(`"size":7`), 1)

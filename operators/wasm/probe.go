@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/apache/arrow/go/v17/arrow"
 	"github.com/apache/arrow/go/v17/arrow/array"
@@ -100,7 +101,7 @@ func (op *Operator) probe(params []paramValue, seed uint64) (*Probe, error) {
 		return nil, err
 	}
 	if err := c.instantiate(); err != nil {
-		return nil, err
+		return nil, c.host.withHeard(err)
 	}
 	return &Probe{op: c, out: schemaOf(c.outs)}, nil
 }
@@ -143,6 +144,7 @@ func (p *Probe) Process(in arrow.Record) (arrow.Record, error) {
 	if err != nil {
 		return nil, err
 	}
+	p.op.host.heard = nil
 	return p.made(p.op.run(need, int(in.NumRows())))
 }
 
@@ -152,6 +154,7 @@ func (p *Probe) Advance(watermark int64) (arrow.Record, error) {
 	if p.op.info.Manifest.Kind != KindEmit {
 		return nil, nil
 	}
+	p.op.host.heard = nil
 	return p.made(p.op.advance(watermark))
 }
 
@@ -169,8 +172,18 @@ func (p *Probe) made(cols []arrow.Array, rows int64, err error) (arrow.Record, e
 	return rec, nil
 }
 
+// withHeard adds to the error of a trap what the module said before it, which a
+// pipeline has in its log.
+func (h *host) withHeard(err error) error {
+	if FailureReason(err) != reasonTrap || len(h.heard) == 0 {
+		return err
+	}
+	return fmt.Errorf("%w\nthe module says: %s", err, strings.Join(h.heard, "\n"))
+}
+
 // failed ends the instance when err says that its state is unknown.
 func (p *Probe) failed(err error) error {
+	err = p.op.host.withHeard(err)
 	var ge *guestError
 	if errors.As(err, &ge) && ge.fatal && p.op.guest != nil {
 		err = errors.Join(err, p.op.guest.close())
@@ -182,6 +195,7 @@ func (p *Probe) failed(err error) error {
 // Snapshot returns the state, as an operator's Snapshot writes it.
 func (p *Probe) Snapshot() ([]byte, error) {
 	var b bytes.Buffer
+	p.op.host.heard = nil
 	if err := p.op.Snapshot(&b); err != nil {
 		return nil, p.failed(err)
 	}
@@ -190,6 +204,7 @@ func (p *Probe) Snapshot() ([]byte, error) {
 
 // Restore brings back a state, of this or another engine.
 func (p *Probe) Restore(state []byte) error {
+	p.op.host.heard = nil
 	if err := p.op.Restore(bytes.NewReader(state)); err != nil {
 		return p.failed(err)
 	}

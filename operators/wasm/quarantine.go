@@ -24,6 +24,7 @@ var callNames = [numCalls]string{"penstock_process", "penstock_advance", "pensto
 type quarantine struct {
 	after       int // 0 is never
 	failures    [numCalls]int
+	all         int // failures since it was opened; not in a snapshot
 	quarantined bool
 	why         string // it was put there
 	gauge       prometheus.Gauge
@@ -43,6 +44,7 @@ func (q *quarantine) register(env pipeline.Env) error {
 // count takes a failure and says whether it is the one too many.
 func (q *quarantine) count(call int) bool {
 	q.failures[call]++
+	q.all++
 	if q.after == 0 || q.failures[call] < q.after {
 		return false
 	}
@@ -58,6 +60,10 @@ func (q *quarantine) set(on bool, why string) {
 	}
 	q.gauge.Set(v)
 }
+
+// Failures is how many calls failed since the module was opened, in a row or not.
+// It may be called from the goroutine of the operator only.
+func (op *Operator) Failures() int { return op.all }
 
 // Quarantined says whether the module failed so often in a row, or took so long,
 // that it is not called any more; QuarantinedFor says for what. They may be called

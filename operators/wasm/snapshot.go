@@ -128,11 +128,23 @@ func (op *Operator) readState(r io.Reader) (stateHeader, []byte, error) {
 		err = fmt.Errorf("state of module %s: %w", m.Name, err)
 	case h.Name == m.Name && h.State == m.State && m.State != "":
 	case h.Name != m.Name || h.Version != m.Version:
-		err = fmt.Errorf("the state was written by module %s@%s, this is %s@%s", h.Name, h.Version, m.Name, m.Version)
+		err = fmt.Errorf("the state was written by module %s@%s, this is %s@%s%s", h.Name, h.Version, m.Name, m.Version, layouts(h, m))
 	case h.Digest != op.info.Digest:
-		err = fmt.Errorf("the state was written by another build of module %s@%s (digest %.12s, this is %.12s)", m.Name, m.Version, h.Digest, op.info.Digest)
+		err = fmt.Errorf("the state was written by another build of module %s@%s (digest %.12s, this is %.12s)%s", m.Name, m.Version, h.Digest, op.info.Digest, layouts(h, m))
 	}
 	return h, state, err
+}
+
+// layouts says what the manifests of two modules of one name would have to say for
+// one to go on with the other's state.
+func layouts(h stateHeader, m *Manifest) string {
+	switch {
+	case h.Name != m.Name:
+		return ""
+	case h.State == "" || m.State == "":
+		return `: write the same "state" in both manifests, if the layout is the same`
+	}
+	return fmt.Sprintf(`, and the "state" of their manifests is %q and %q`, h.State, m.State)
 }
 
 func readState(r io.Reader, limit int64) (h stateHeader, state []byte, err error) {

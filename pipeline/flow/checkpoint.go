@@ -115,6 +115,7 @@ func (w *Worker) restore(ctx context.Context) error {
 				w.o.Log.Error("the module that ran last cannot be opened; the one of the config runs", "operator", n.Name, "digest", short(s.Digest), "error", err)
 			} else {
 				w.put(i, opened)
+				w.o.Log.Info("the module that was deployed last runs, and not that of the config", "shard", w.o.Shard, "operator", n.Name, "module", n.Module.Name, "engine", n.Module.Engine, "digest", short(s.Digest))
 			}
 		}
 		if !ok || s.Fingerprint != n.Fingerprint {

@@ -114,7 +114,7 @@ func (w *Worker) shadow(i int, c pipeline.Control, seq uint64) (warmed int64, er
 	n := &w.o.Plan.Nodes[i]
 	if c.Digest == "" {
 		if w.shadows[i] == nil {
-			return 0, fmt.Errorf("operator %s has no shadow", n.Name)
+			return 0, fmt.Errorf("operator %s has no candidate: start one with penstock operator shadow start", n.Name)
 		}
 		w.endShadow(i)
 		return 0, nil
@@ -208,7 +208,7 @@ func (s *shadow) drop() {
 func (w *Worker) promote(i int) error {
 	n, s := &w.o.Plan.Nodes[i], w.shadows[i]
 	if s == nil {
-		return fmt.Errorf("operator %s has no shadow", n.Name)
+		return fmt.Errorf("operator %s has no candidate: start one with penstock operator shadow start", n.Name)
 	}
 	state, err := snapshot(s.op)
 	if q, ok := s.op.(Quarantined); err == nil && ok && q.Quarantined() {

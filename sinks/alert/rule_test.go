@@ -213,6 +213,9 @@ func TestValidate(t *testing.T) {
 	cfg.Above = f(1)
 	_, err := maker(t, cfg, env)().Open(context.Background(), pipeline.Readings)
 	require.ErrorContains(t, err, `column: the input has no float64 column "score"; it has ["value"]`)
+	cfg.Column = "quality"
+	_, err = maker(t, cfg, env)().Open(context.Background(), pipeline.Readings)
+	require.ErrorContains(t, err, `column: the column "quality" is uint32 and not float64; those of float64 are ["value"]`)
 }
 
 func TestRestoreRefuses(t *testing.T) {

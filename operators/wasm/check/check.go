@@ -45,15 +45,15 @@ func Module(code []byte, report func(Result)) (failed int) {
 	c.report = func(r Result) {
 		if r.Err != nil {
 			c.failed++
-			if r.Check != Load && wasm.FailureReason(r.Err) == "module_bad_output" {
-				r.Do = "operators/ABI.md says, call by call, how a module hands out what it makes, and what of it is checked"
+			if do := mend[wasm.FailureReason(r.Err)]; do != "" {
+				r.Do = do
 			}
 		}
 		report(r)
 	}
 	var err error
 	if c.info, err = wasm.Inspect(code); err != nil {
-		c.report(Result{Check: Load, Err: err, Do: "operators/ABI.md says what a module exports and may import; `penstock operator pack` adds the manifest"})
+		c.report(Result{Check: Load, Err: err, Do: "operators/ABI.md says what a module exports and may import; `penstock operator pack` adds the manifest, and `sign` a signature that holds"})
 		return c.failed
 	}
 	c.sets = settings(&c.info.Manifest)
@@ -75,6 +75,14 @@ func Module(code []byte, report func(Result)) (failed int) {
 	c.each(Memory, c.memory)
 	c.each(Params, c.extremes)
 	return c.failed
+}
+
+// mend is what to do about failures whose cause is the same in all checks.
+var mend = map[string]string{
+	"module_trap":       "it trapped: look for an index or address out of range, a whole number divided by 0, an assertion that does not hold; the module's own message, if it has one, is above",
+	"module_fuel":       "look for a loop that does not end, or for work for each row that grows with the state",
+	"module_stack":      "bound the recursion",
+	"module_bad_output": "operators/ABI.md says, call by call, how a module hands out what it makes, and what of it is checked",
 }
 
 type checker struct {
@@ -158,11 +166,14 @@ func (c *checker) load() {
 func (c *checker) golden(engine string) (string, string, error) {
 	vectors := c.info.Manifest.Golden
 	if len(vectors) == 0 {
-		return "no golden vectors in the manifest: add some, and `penstock operator pack --golden`", "", nil
+		return "no golden vectors in the manifest: add some, and `penstock operator build --golden`", "", nil
 	}
 	for _, g := range vectors {
-		if err := wasm.CheckGolden(c.code, engine, g.Name); err != nil {
-			return "", "if the module's results were meant to change, empty the digest and `penstock operator pack --golden`; if not, the change is a bug, of the module or of the engine", err
+		err := wasm.CheckGolden(c.code, engine, g.Name)
+		if wasm.FailureReason(err) != "" {
+			return "", "the module must not fail on a golden vector", err
+		} else if err != nil {
+			return "", "if its results were meant to change, write \"digest\": \"\" in the manifest and `penstock operator build --golden`; if not, it is a bug of the module, or of the engine if only one fails", err
 		}
 	}
 	return plural(len(vectors), "vector"), "", nil
@@ -287,7 +298,7 @@ func (c *checker) sameOnEngines() {
 
 // snapshot goes on from snapshots taken on one engine, on every engine.
 func (c *checker) snapshot(engine string) (string, string, error) {
-	const do = "penstock_snapshot must hold all state that later output depends on, and change none; penstock_restore must bring it back"
+	const do = "penstock_snapshot must hold all state that later output depends on, and change none; penstock_restore must bring it back. With an SDK: keep in the tag's state, not in a variable of the module, what a later row depends on"
 	n := len(c.steps)
 	for _, at := range []int{0, 1, n / 2, n - 2} {
 		var head, state []byte

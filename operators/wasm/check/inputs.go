@@ -176,10 +176,10 @@ func (c *checker) memory(engine string) (string, string, error) {
 			}
 			later(rec, span)
 			if _, err := p.Run(nil, []wasm.Step{{Batch: rec}, {Watermark: epoch + int64(i)*int64(span)}}); err != nil {
-				return err
+				return fmt.Errorf("equal batch %d of %d: %w", i+1, warm+batches, err)
 			}
 			if _, err := p.Snapshot(); err != nil {
-				return err
+				return fmt.Errorf("equal batch %d of %d: %w", i+1, warm+batches, err)
 			}
 		}
 		after = p.MemorySize()
