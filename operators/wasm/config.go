@@ -75,8 +75,9 @@ type Config struct {
 	MaxOutputRows int `yaml:"max_output_rows"`
 	// MaxOutputBytes bounds what a module may hand out in one call.
 	MaxOutputBytes pipeline.ByteSize `yaml:"max_output_bytes"`
-	// QuarantineAfter is after how many failed batches in a row the module is
-	// not called any more: its batches then go by on_error. 0 is never.
+	// QuarantineAfter is after how many failed batches the module is not called
+	// any more: its batches then go by on_error. Ten batches that it takes well make
+	// up for one. 0 is never.
 	QuarantineAfter int `yaml:"quarantine_after"`
 	// OnError says what happens to a batch on which the module fails: pass
 	// lets the input rows go on with nulls in the added columns (a module

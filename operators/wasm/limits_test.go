@@ -16,6 +16,7 @@ import (
 	"github.com/apache/arrow/go/v17/arrow"
 	"github.com/apache/arrow/go/v17/arrow/array"
 	"github.com/apache/arrow/go/v17/arrow/memory"
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
 
 	"github.com/penstock/penstock/operators/modules"
@@ -208,14 +209,27 @@ func TestQuarantine(t *testing.T) {
 		require.NoError(t, f.Advance(context.Background(), 5, f.out))
 	}
 	gauge := func(f *fixture) float64 { return f.metric(t, "penstock_module_quarantined") }
-	t.Run("batches", func(t *testing.T) {
+	t.Run("every second batch", func(t *testing.T) {
 		// Each kill takes the count of calls back to 0, so every second batch is good.
 		f := start(t, greedyInput, "greedy", EngineAuto, set("process"))
 		for range 20 {
 			step(f)
 		}
-		require.False(t, f.Quarantined())
-		require.Len(t, f.out.recs, 10)
+		require.True(t, f.Quarantined())
+		require.Equal(t, 3, f.Failures())
+		require.Len(t, f.out.recs, 3)
+	})
+	t.Run("now and then", func(t *testing.T) {
+		for good, ends := range map[int]bool{amends - 1: true, amends: false} {
+			q := quarantine{after: 10, gauge: prometheus.NewGauge(prometheus.GaugeOpts{})}
+			for range 1000 {
+				q.count(callProcess)
+				for range good {
+					q.well(callProcess)
+				}
+			}
+			require.Equal(t, ends, q.quarantined, good)
+		}
 	})
 	for where, after := range map[string]int{"process": 3, "advance": 5, "snapshot": 3} {
 		t.Run(where, func(t *testing.T) {

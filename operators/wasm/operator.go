@@ -257,7 +257,7 @@ func (op *Operator) Process(_ context.Context, in arrow.Record, out pipeline.Emi
 		errors.As(err, &ge)
 		return op.pass(ge.reason, in, out)
 	}
-	op.failures[callProcess] = 0
+	op.well(callProcess)
 	return op.emit(in, made, n, out)
 }
 
@@ -394,7 +394,7 @@ func (op *Operator) Advance(_ context.Context, watermark arrow.Timestamp, out pi
 	if err != nil {
 		return op.failed(err, callAdvance, 0)
 	}
-	op.failures[callAdvance] = 0
+	op.well(callAdvance)
 	return op.emit(nil, made, n, out)
 }
 

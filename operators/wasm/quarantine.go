@@ -19,12 +19,16 @@ const (
 
 var callNames = [numCalls]string{"penstock_process", "penstock_advance", "penstock_snapshot"}
 
-// quarantine counts the failures in a row and says when there are too many.
-// It is part of a snapshot: a replay goes the same way.
+// amends is how many calls that are well make up for one that failed.
+const amends = 10
+
+// quarantine counts failures and says when there are too many: a module that fails
+// at more than one call of amends+1 is found in the end, one that fails now and
+// then is not. It is part of a snapshot: a replay goes the same way.
 type quarantine struct {
-	after       int // 0 is never
-	failures    [numCalls]int
-	all         int // failures since it was opened; not in a snapshot
+	after       int           // failures; 0 is never
+	debt        [numCalls]int // amends for a failure, less one for each call that was well
+	all         int           // failures since it was opened; not in a snapshot
 	quarantined bool
 	why         string // it was put there
 	gauge       prometheus.Gauge
@@ -32,7 +36,7 @@ type quarantine struct {
 
 func (q *quarantine) register(env pipeline.Env) error {
 	g := prometheus.NewGaugeVec(prometheus.GaugeOpts{Namespace: "penstock", Name: "module_quarantined",
-		Help: "1 while a Wasm module is not called any more, because it failed too often in a row or took too long."}, []string{"operator"})
+		Help: "1 while a Wasm module is not called any more, because it failed too often or took too long."}, []string{"operator"})
 	if err := register(env.Meter, &g); err != nil {
 		return err
 	}
@@ -41,11 +45,16 @@ func (q *quarantine) register(env pipeline.Env) error {
 	return nil
 }
 
+// well takes a call that did not fail.
+func (q *quarantine) well(call int) { q.debt[call] = max(0, q.debt[call]-1) }
+
 // count takes a failure and says whether it is the one too many.
 func (q *quarantine) count(call int) bool {
-	q.failures[call]++
 	q.all++
-	if q.after == 0 || q.failures[call] < q.after {
+	if q.after == 0 {
+		return false
+	}
+	if q.debt[call] += amends; q.debt[call] <= (q.after-1)*amends {
 		return false
 	}
 	q.set(true, "it failed too often")
@@ -61,11 +70,11 @@ func (q *quarantine) set(on bool, why string) {
 	q.gauge.Set(v)
 }
 
-// Failures is how many calls failed since the module was opened, in a row or not.
+// Failures is how many calls failed since the module was opened.
 // It may be called from the goroutine of the operator only.
 func (op *Operator) Failures() int { return op.all }
 
-// Quarantined says whether the module failed so often in a row, or took so long,
+// Quarantined says whether the module failed so often, or took so long,
 // that it is not called any more; QuarantinedFor says for what. They may be called
 // from the goroutine of the operator only.
 func (op *Operator) Quarantined() bool { return op.quarantined }

@@ -22,7 +22,7 @@ type stateHeader struct {
 	Random    uint64 `json:"random"`
 	Size      int    `json:"size"` // of the guest's bytes; -1 for a guest without state
 
-	Failures    [numCalls]int `json:"failures"` // in a row
+	Debt        [numCalls]int `json:"debt"` // of failures
 	Quarantined bool          `json:"quarantined,omitempty"`
 	Why         string        `json:"why,omitempty"` // it was
 }
@@ -45,7 +45,7 @@ func (op *Operator) Snapshot(w io.Writer) error {
 	if op.guest != nil {
 		h.Size = len(state)
 	}
-	h.Failures, h.Quarantined, h.Why = op.failures, op.quarantined, op.why
+	h.Debt, h.Quarantined, h.Why = op.debt, op.quarantined, op.why
 	h.Watermark, h.Random = op.host.watermark, op.host.random
 	text, err := json.Marshal(h)
 	if err != nil {
@@ -70,7 +70,7 @@ func (op *Operator) state() ([]byte, error) {
 		err = op.Guarded(func() (err error) { state, err = g.state(); return err })
 	}
 	if err == nil {
-		op.failures[callSnapshot] = 0
+		op.well(callSnapshot)
 		return state, nil
 	}
 	var ge *guestError
@@ -103,7 +103,7 @@ func (op *Operator) Restore(r io.Reader) error {
 	if h.Digest != op.info.Digest {
 		return nil // what the other module has failed at is not held against this one
 	}
-	op.failures = h.Failures
+	op.debt = h.Debt
 	op.set(h.Quarantined, h.Why)
 	if h.Quarantined {
 		op.host.log.Error("module still in quarantine: it is not called any more; mend or replace it, a change of its settings ends this", "digest", op.info.Digest)

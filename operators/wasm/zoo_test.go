@@ -50,7 +50,7 @@ func TestBitFlips(t *testing.T) {
 				if err := op.Process(context.Background(), rec, discard{}); err != nil {
 					return "ends the pipeline: " + err.Error()
 				}
-				if op.failures[callProcess] > 0 {
+				if op.Failures() > 0 {
 					return "fails"
 				}
 			}
