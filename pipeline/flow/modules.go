@@ -98,6 +98,9 @@ func (w *Worker) control(e *journal.Entry) error {
 	}
 	o.Err, o.Pause = err, time.Since(start)
 	log := w.o.Log.With("shard", w.o.Shard, "operator", c.Node, "action", c.Action, "module", o.Module.Name, "digest", short(o.Module.Digest), "pause", o.Pause)
+	if c.Action == pipeline.ControlShadow && c.Digest != "" {
+		log = log.With("candidate", short(c.Digest))
+	}
 	if err != nil {
 		log.Error("a module could not be changed; what ran before goes on", "wanted", short(c.Digest), "error", err)
 	} else {
