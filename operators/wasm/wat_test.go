@@ -38,6 +38,8 @@ func TestInspectRefuses(t *testing.T) {
 		{allExports(`(import "env" "time" (func)) (import "wasi_snapshot_preview1" "path_open" (func)) (import "penstock" "log" (func (param i32)))`),
 			[]string{"imports the function env.time, which Penstock does not offer", "wasi_snapshot_preview1.path_open", "imports penstock.log as (i32) -> (), it is (i32 i32 i32) -> ()"}},
 		{allExports(`(import "env" "g" (global i32))`), []string{"env.g, which is no function"}},
+		{allExports(`(func $make (result ` + strings.Repeat("i32 ", 256) + `) unreachable) (func $take (param ` + strings.Repeat("i32 ", 256) + `)) (func ` + strings.Repeat("call $make call $take ", 4000) + `)`),
+			[]string{"the module is too large: function 2: 2048256 values handed to calls and blocks and back up to here, the limit is 2000000"}},
 		{allExports(`(import "env" "memory" (memory 1))`), []string{"not exactly one memory", "env.memory"}},
 	} {
 		wasm := wat(t, c.wat)

@@ -37,6 +37,18 @@ const (
 	// the sum over the functions to a few seconds.
 	loopWeight   = 12
 	maxBranching = 250_000_000
+	// Some instructions count as branches, since metering puts one behind each, and
+	// wazero makes more of them; its fills are loops. So does a br_table, for so
+	// many entries.
+	growBranches = 2
+	copyBranches = 3
+	fillBranches = 4
+	tableEntries = 8
+
+	// maxValues bounds, over all functions, what calls, blocks and branches take and
+	// give: for each value engines take 2 to 8 µs, and 400 bytes. The large module of
+	// Go has 140 000.
+	maxValues = 2_000_000
 )
 
 // limitError is a module that may be sound, but is too much.
