@@ -567,6 +567,7 @@ func (s *scan) control(c byte) {
 	case 0xd2:
 		s.below(len(s.o.Funcs), "function")
 		s.push(funcRef)
+		s.makesReference()
 	default:
 		s.fail(fmt.Sprintf("it has the unknown instruction %#x", c))
 	}

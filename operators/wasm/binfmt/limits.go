@@ -80,13 +80,14 @@ func (r *reader) limited(what string, n, limit int) int {
 // tables reads the table section: how many entries there are at the start, and
 // whether each table says how large it may get.
 func (r *reader) tables(o *Outline) {
-	entries := uint64(0)
+	entries, most := uint64(0), uint64(0)
 	o.tablesBounded = true
 	for range r.limited("tables", r.count(), maxTables) {
 		r.refType()
 		lo, hi, hasMax := r.limits()
 		entries += lo
-		o.tablesBounded = o.tablesBounded && hasMax && hi <= maxEntries
+		most += hi
+		o.tablesBounded = o.tablesBounded && hasMax && most <= maxEntries
 	}
 	if entries > maxEntries && r.err == nil {
 		r.err = tooMany("table entries", entries, maxEntries)
@@ -96,7 +97,15 @@ func (r *reader) tables(o *Outline) {
 // growsTable is for a table.grow: no engine has a limit for tables.
 func (s *scan) growsTable() {
 	if !s.o.tablesBounded && s.err == nil {
-		s.err = limitError{fmt.Sprintf("it grows a table that declares no maximum, or one above %d entries: link it with a maximum", maxEntries)}
+		s.err = limitError{fmt.Sprintf("it grows a table that declares no maximum, or its tables together one above %d entries: link it with a maximum", maxEntries)}
+	}
+}
+
+// makesReference is for a ref.func: wazero keeps 50 bytes for each time that one
+// runs until the instance is closed, and no memory limit counts them.
+func (s *scan) makesReference() {
+	if !s.ours && s.err == nil {
+		s.err = limitError{"it takes a reference to a function in its code (ref.func), each of which takes memory for good: take it out of a table (table.get)"}
 	}
 }
 

@@ -205,6 +205,8 @@ func TestBombs(t *testing.T) {
 		{`(module (table 2000000 funcref))`, "2000000 table entries, the limit is 1048576"},
 		{`(module ` + many(20, `(table 1 funcref)`) + `)`, "20 tables, the limit is 16"},
 		{`(module (table 1 funcref) (func (drop (table.grow 0 (ref.null func) (i32.const 9)))))`, "grows a table that declares no maximum"},
+		{`(module (table 1 600000 funcref) (table 1 600000 funcref) (func (drop (table.grow 0 (ref.null func) (i32.const 9)))))`, "or its tables together one above 1048576 entries"},
+		{`(module (func $f (loop (drop (ref.func $f)) (br 0))) (export "f" (func $f)))`, "takes memory for good"},
 		{`(module (memory 1) ` + many(100_001, `(data "")`) + `)`, "100001 data segments, the limit is 100000"},
 		{`(module ` + many(10_001, `(elem func)`) + `)`, "10001 element segments, the limit is 10000"},
 		{`(module ` + many(10_001, `(global i32 (i32.const 1))`) + `)`, "10001 globals, the limit is 10000"},
