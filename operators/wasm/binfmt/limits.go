@@ -22,6 +22,7 @@ const (
 	maxGlobals   = 10_000
 	maxExports   = 10_000
 	maxElements  = 10_000  // segments
+	maxElemFuncs = 1 << 18 // entries of all segments together
 	maxData      = 100_000 // segments
 	maxBody      = 1 << 20 // bytes of one function
 	maxNesting   = 4_096
@@ -138,7 +139,10 @@ func (r *reader) element(o *Outline) {
 	case r.byte() != 0:
 		r.fail("it has an element segment of an unknown kind")
 	}
-	for range r.count() {
+	n := r.count()
+	o.elemFuncs += n
+	r.limited("entries of element segments", o.elemFuncs, maxElemFuncs)
+	for range n {
 		if r.err != nil {
 			return
 		}

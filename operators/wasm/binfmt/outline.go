@@ -248,6 +248,7 @@ type Outline struct {
 
 	ours          bool // no limits: see ParseRewritten
 	tablesBounded bool // every table says how large it may get
+	elemFuncs     int  // entries of element segments
 }
 
 // Export returns the export called name.

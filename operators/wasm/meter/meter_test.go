@@ -209,6 +209,7 @@ func TestBombs(t *testing.T) {
 		{`(module (func $f (loop (drop (ref.func $f)) (br 0))) (export "f" (func $f)))`, "takes memory for good"},
 		{`(module (memory 1) ` + many(100_001, `(data "")`) + `)`, "100001 data segments, the limit is 100000"},
 		{`(module ` + many(10_001, `(elem func)`) + `)`, "10001 element segments, the limit is 10000"},
+		{`(module (func $f) (elem func ` + many(300_000, `$f `) + `))`, "300000 entries of element segments, the limit is 262144"},
 		{`(module ` + many(10_001, `(global i32 (i32.const 1))`) + `)`, "10001 globals, the limit is 10000"},
 		{`(module (func) ` + func() string {
 			var b strings.Builder
