@@ -3,6 +3,7 @@
 package wasm
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 
@@ -53,7 +54,21 @@ func TestInspectRefuses(t *testing.T) {
 		}
 		require.True(t, found, "%v: %v", c.says, err)
 	}
-	packed, err := Pack(wat(t, allExports(``)), m)
+
+	// Nor does what it calls things fill a log, or reach a terminal.
+	var many strings.Builder
+	for i := range 100 {
+		fmt.Fprintf(&many, `(import "env" "%d\1b[2J\0a%s" (func))`, i, strings.Repeat("x", 1000))
+	}
+	packed, err := Pack(wat(t, allExports(many.String())), m)
+	require.NoError(t, err)
+	_, err = Inspect(packed)
+	require.ErrorContains(t, err, `the module imports the function env."0\x1b[2J\nxxx`)
+	require.ErrorContains(t, err, "these are not all: there are 92 more imports")
+	require.Less(t, len(err.Error()), 3000)
+	require.NotContains(t, err.Error(), "\x1b")
+
+	packed, err = Pack(wat(t, allExports(``)), m)
 	require.NoError(t, err)
 	_, err = Inspect(packed)
 	require.NoError(t, err)

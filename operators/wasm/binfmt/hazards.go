@@ -22,15 +22,24 @@ const (
 //   - v128.not of a vector with float lanes;
 //
 // and what it does not compile at all: the instructions of wasmerLacks.
-// It follows the types of the values on the stack, as a validator does; what is
+// Of many functions it names some. It follows the types of the values on the stack, as a validator does; what is
 // not valid is an error.
 func (o *Outline) Hazards() ([]string, error) {
+	const most = 20
 	var out []string
+	more := 0
 	err := o.scanAll(nil, func(s *scan, f *Function) {
-		if len(s.found) > 0 {
+		switch {
+		case len(s.found) == 0:
+		case len(out) < most:
 			out = append(out, o.function(f.Index)+" uses "+strings.Join(s.found, " and "))
+		default:
+			more++
 		}
 	})
+	if more > 0 {
+		out = append(out, fmt.Sprintf("so do %d other functions", more))
+	}
 	return out, err
 }
 
@@ -115,7 +124,7 @@ func (o *Outline) VectorExports() []string {
 			vector = o.Globals[e.Index] == V128
 		}
 		if vector {
-			out = append(out, fmt.Sprintf("it exports %s, which has a vector in its type", e.Name))
+			out = append(out, fmt.Sprintf("it exports %s, which has a vector in its type", Shown(e.Name)))
 		}
 	}
 	return out
