@@ -386,6 +386,8 @@ func unfit(t *testing.T) map[string]struct {
 		"deep nesting":         {bomb(t, 1, body(slices.Concat(bytes.Repeat([]byte{2, 0x40}, 100_000), bytes.Repeat([]byte{0x0b}, 100_000)))), "the module is too large: function "},
 		"loops side by side":   {bomb(t, 1, body(bytes.Repeat([]byte{3, 0x40, 0x41, 0, 0x0d, 0, 0x0b}, 9000))), "18000 branches and 9000 loops the module would keep a compiler busy for too long"},
 		"branches all over":    {bomb(t, 20, body(bytes.Repeat([]byte{0x41, 0, 0x0d, 0}, 5000))), "branches and 0 loops the module would keep a compiler busy for too long"},
+		"fills side by side":   {bomb(t, 1, body(bytes.Repeat([]byte{0x41, 0, 0x41, 0, 0x41, 0, 0xfc, 11, 0}, 9000))), "with its 36000 branches and 9000 loops the module would keep a compiler busy for too long"},
+		"a giant br_table":     {bomb(t, 1, body(slices.Concat([]byte{0x41, 0, 0x0e}, binfmt.AppendU32(nil, 500_000), make([]byte, 500_001)))), "branches and 0 loops the module would keep a compiler busy for too long"},
 		"4 billion locals":     {bomb(t, 1, []byte{1, 0xff, 0xff, 0xff, 0xff, 0x0f, 0x7e, 0x0b}), "the module is too large: function "},
 		"an endless section":   {append(slices.Clone(binfmt.Magic), binfmt.SecCode, 0xff, 0xff, 0xff, 0xff, 0x0f), "the module is damaged"},
 		"no code at all":       {nil, "not a WebAssembly core module"},

@@ -9,7 +9,10 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"strconv"
+	"strings"
 	"syscall"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
@@ -49,11 +52,11 @@ sinks. One YAML file describes it all.`,
 	var cfg config.Errors
 	var usage usageError
 	if errors.As(err, &cfg) {
-		fmt.Fprintln(os.Stderr, cfg.Error())
+		fmt.Fprintln(os.Stderr, printable(cfg.Error()))
 		fmt.Fprintf(os.Stderr, "%d error(s)\n", len(cfg))
 		return 2
 	}
-	fmt.Fprintln(os.Stderr, "penstock:", err)
+	fmt.Fprintln(os.Stderr, "penstock:", printable(err.Error()))
 	if errors.As(err, &usage) {
 		return 2
 	}
@@ -76,6 +79,17 @@ func explainArgs(c *cobra.Command) {
 	for _, sub := range c.Commands() {
 		explainArgs(sub)
 	}
+}
+
+// printable is text in which a module may have had a say, as a terminal may get it:
+// without what moves the cursor or changes what stands there.
+func printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r == '\n' || r == '\t' || strconv.IsPrint(r) {
+			return r
+		}
+		return utf8.RuneError
+	}, s)
 }
 
 func newLogger(w io.Writer, level, format string) (*slog.Logger, error) {

@@ -78,7 +78,7 @@ func printCheck(w io.Writer, r check.Result) {
 	status, text := "ok", r.Note
 	switch {
 	case r.Err != nil:
-		status, text = "FAIL", strings.ReplaceAll(r.Err.Error(), "\n", "\n      ")
+		status, text = "FAIL", strings.ReplaceAll(printable(r.Err.Error()), "\n", "\n      ")
 	case r.Skip:
 		status = "skip"
 	}

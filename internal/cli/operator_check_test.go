@@ -105,3 +105,7 @@ func TestOperatorBench(t *testing.T) {
 	_, err = operator("bench", "ewma", "--time", "0s")
 	require.ErrorContains(t, err, "--time 0s")
 }
+
+func TestPrintable(t *testing.T) {
+	require.Equal(t, "a\n\tü: \uFFFD[2J\uFFFDm", printable("a\n\tü: \x1b[2J\u009bm"))
+}

@@ -179,7 +179,7 @@ func shadowReportCommand() *cobra.Command {
 func printShadow(w io.Writer, shard int, s *flow.ShadowStats) {
 	fmt.Fprintf(w, "shard %d: candidate %s (%.12s) on %s, %d batches, %d rows\n", shard, s.Module, s.Digest, s.Engine, s.Batches, s.Rows)
 	if s.Failed != "" {
-		fmt.Fprintf(w, "  FAILED and is not called any more: %s\n", s.Failed)
+		fmt.Fprintf(w, "  FAILED and is not called any more: %s\n", printable(s.Failed))
 	}
 	fmt.Fprintf(w, "  ns per row: %.1f live, %.1f candidate\n", s.LiveNsPerRow, s.CandidateNsPerRow)
 	fmt.Fprintf(w, "  alerts raised: %d live, %d candidate\n", s.Alerts.Live, s.Alerts.Candidate)

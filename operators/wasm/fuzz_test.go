@@ -132,6 +132,19 @@ func TestNegativeTagIndex(t *testing.T) {
 	}
 }
 
+// A tag stands once in what a module gives and in each row of what a sink writes.
+func TestTagsAreBounded(t *testing.T) {
+	for name, says := range map[uint32]string{5000: "a tag has 5000 bytes, the limit is 4096", 4000: "the rows' tags are together longer than 15000 bytes", 3000: ""} {
+		mem := append(guestImage(4), make([]byte, 6000)...)
+		binary.LittleEndian.PutUint32(mem[1704:], name)
+		im := importer{alloc: memory.DefaultAllocator, cols: fuzzColumns, maxRows: 1000, maxBytes: 15_000}
+		_, _, err := im.read(mem, 8, 4)
+		if says == "" && err != nil || says != "" && (err == nil || !strings.Contains(err.Error(), says)) {
+			t.Fatal(name, err)
+		}
+	}
+}
+
 // FuzzInspect feeds damaged modules to all that reads them before the engine.
 func FuzzInspect(f *testing.F) {
 	f.Add(readFile(f, testdata("empty")))

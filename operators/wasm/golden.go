@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/apache/arrow/go/v17/arrow/memory"
 
@@ -83,18 +84,26 @@ func (m *Manifest) complete() error {
 }
 
 // run feeds the vector's input to a fresh instance and returns the digest of
-// what it makes.
-func (g *Golden) run(p *Probe, cols []Column) (string, error) {
+// what it makes, which may be far more than memory holds. After until, if that
+// is not zero, it begins no more calls.
+func (g *Golden) run(p *Probe, cols []Column, until time.Time) (string, error) {
 	steps, err := g.Input.Steps(cols, memory.DefaultAllocator)
 	if err != nil {
 		return "", err
 	}
 	defer ReleaseSteps(steps)
-	out, err := p.Run(nil, steps)
-	if err != nil {
-		return "", err
+	hash := sha256.New()
+	var out []byte
+	for i, s := range steps {
+		if !until.IsZero() && time.Now().After(until) {
+			return "", p.op.deadline.error("golden vectors")
+		}
+		if out, err = p.step(out[:0], i, s); err != nil {
+			return "", err
+		}
+		hash.Write(out)
 	}
-	return sum(out), nil
+	return hex.EncodeToString(hash.Sum(nil)), nil
 }
 
 // FillGolden computes, on wazero, the digests that m leaves empty for the
@@ -119,7 +128,7 @@ func FillGolden(wasm []byte, m *Manifest) ([]string, error) {
 		if err != nil {
 			return nil, fmt.Errorf("golden vector %q: %w", g.Name, err)
 		}
-		g.Digest, err = g.run(p, m.Input)
+		g.Digest, err = g.run(p, m.Input, time.Time{})
 		if err := errors.Join(err, p.Close()); err != nil {
 			return nil, fmt.Errorf("golden vector %q: %w", g.Name, err)
 		}
@@ -144,7 +153,7 @@ func CheckGolden(wasm []byte, engine, vector string) error {
 	if err != nil {
 		return fmt.Errorf("golden vector %q on %s: %w", vector, engine, err)
 	}
-	return errors.Join(p.op.checkVector(g, p), p.Close())
+	return errors.Join(p.op.checkVector(g, p, time.Time{}), p.Close())
 }
 
 // digestError is of a vector that ran and gave something else.
@@ -153,9 +162,9 @@ type digestError string
 func (e digestError) Error() string { return string(e) }
 
 // checkVector runs g in p and compares.
-func (op *Operator) checkVector(g *Golden, p *Probe) error {
+func (op *Operator) checkVector(g *Golden, p *Probe, until time.Time) error {
 	module, engine := op.Module()
-	got, err := g.run(p, op.info.Manifest.Input)
+	got, err := g.run(p, op.info.Manifest.Input, until)
 	if err != nil {
 		return fmt.Errorf("module %s: golden vector %q fails on %s: %w", module, g.Name, engine, err)
 	}
@@ -179,7 +188,8 @@ type verdictKey struct {
 var verdicts sync.Map
 
 // checkGolden runs the module's vectors, each in an instance of its own, with
-// the vectors' parameters and not the operator's.
+// the vectors' parameters and not the operator's. All together have as long as one
+// call has.
 func (op *Operator) checkGolden() error {
 	if len(op.info.Manifest.Golden) == 0 {
 		return nil
@@ -188,8 +198,12 @@ func (op *Operator) checkGolden() error {
 		err, _ := v.(error)
 		return err
 	}
+	var until time.Time
+	if op.deadline.after > 0 {
+		until = time.Now().Add(op.deadline.after)
+	}
 	for i := range op.info.Manifest.Golden {
-		if err := op.tryVector(&op.info.Manifest.Golden[i]); err != nil {
+		if err := op.tryVector(&op.info.Manifest.Golden[i], until); err != nil {
 			verdicts.Store(op.verdictKey(), err)
 			return err
 		}
@@ -226,7 +240,7 @@ func condemn(m *sync.Map, key any, err error) error {
 	return err
 }
 
-func (op *Operator) tryVector(g *Golden) error {
+func (op *Operator) tryVector(g *Golden, until time.Time) error {
 	params, err := op.info.Manifest.values(g.Params)
 	if err != nil {
 		return err
@@ -236,7 +250,7 @@ func (op *Operator) tryVector(g *Golden) error {
 		module, engine := op.Module()
 		return fmt.Errorf("module %s: golden vector %q fails on %s: %w", module, g.Name, engine, err)
 	}
-	err = op.checkVector(g, p)
+	err = op.checkVector(g, p, until)
 	if _, differs := err.(digestError); differs {
 		err = fmt.Errorf("%w: this engine computes the module wrongly here, or the module was changed and not its digests. `penstock operator test` shows which", err)
 	}
@@ -246,10 +260,4 @@ func (op *Operator) tryVector(g *Golden) error {
 // quiet is an environment that nothing leaves.
 func quiet(name string) pipeline.Env {
 	return pipeline.Env{Name: name, Log: slog.New(slog.DiscardHandler), Meter: pipeline.NewMeter(), Tags: pipeline.NewTags(nil), Alloc: memory.DefaultAllocator, Shards: 1}
-}
-
-// sum is a digest as manifests have it.
-func sum(b []byte) string {
-	s := sha256.Sum256(b)
-	return hex.EncodeToString(s[:])
 }

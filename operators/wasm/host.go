@@ -218,7 +218,7 @@ func (h *host) functions() []engine.HostFunc {
 }
 
 // imports returns the host functions that the module asks for, and an error
-// that names those that do not exist or are of another type.
+// that names some of those that do not exist or are of another type.
 func (h *host) imports(o *binfmt.Outline) ([]engine.HostFunc, error) {
 	have := map[[2]string]engine.HostFunc{}
 	for _, f := range h.functions() {
@@ -227,16 +227,22 @@ func (h *host) imports(o *binfmt.Outline) ([]engine.HostFunc, error) {
 	taken := map[[2]string]bool{}
 	var out []engine.HostFunc
 	var errs []error
-	for _, im := range o.Imports {
+	const most = 8
+	for i, im := range o.Imports {
+		if len(errs) == most {
+			errs = append(errs, fmt.Errorf("these are not all: there are %d more imports", len(o.Imports)-i))
+			break
+		}
 		key := [2]string{im.Module, im.Name}
+		called := binfmt.Shown(im.Module) + "." + binfmt.Shown(im.Name)
 		f, ok := have[key]
 		switch {
 		case im.Kind != binfmt.KindFunc:
-			errs = append(errs, fmt.Errorf("the module imports %s.%s, which is no function: nothing else is offered", im.Module, im.Name))
+			errs = append(errs, fmt.Errorf("the module imports %s, which is no function: nothing else is offered", called))
 		case !ok:
-			errs = append(errs, fmt.Errorf("the module imports the function %s.%s, which Penstock does not offer", im.Module, im.Name))
+			errs = append(errs, fmt.Errorf("the module imports the function %s, which Penstock does not offer", called))
 		case im.Sig != binfmt.Signature{Params: f.Params, Results: f.Results}:
-			errs = append(errs, fmt.Errorf("the module imports %s.%s as %s, it is %s", im.Module, im.Name, im.Sig, binfmt.Signature{Params: f.Params, Results: f.Results}))
+			errs = append(errs, fmt.Errorf("the module imports %s as %s, it is %s", called, im.Sig, binfmt.Signature{Params: f.Params, Results: f.Results}))
 		case !taken[key]:
 			taken[key] = true
 			out = append(out, f)

@@ -32,6 +32,9 @@ type importer struct {
 	tags map[string]struct{}
 }
 
+// maxTag bounds the name of a tag, which many keep for good.
+const maxTag = 4096
+
 // anyRows as the expected number of rows takes what comes.
 const anyRows = -1
 
@@ -306,7 +309,8 @@ func (im *importer) tagColumn(a guestArray, typ columnType) (arrow.Array, error)
 	}
 	defer idx.Release()
 	run := int32(-1)
-	for i, v := range arrow.Int32Traits.CastFromBytes(idx.Buffers()[1].Bytes()) {
+	runs := arrow.Int32Traits.CastFromBytes(idx.Buffers()[1].Bytes())
+	for i, v := range runs {
 		if v != run || run < 0 { // before the first row, run is itself what a guest may write
 			if run++; v != run {
 				return nil, fmt.Errorf("row %d has index %d, want %d: the index is the number of the run", i, v, run)
@@ -328,12 +332,22 @@ func (im *importer) tagColumn(a guestArray, typ columnType) (arrow.Array, error)
 	}
 	clear(im.tags)
 	for i := range names.Len() {
+		if n := names.ValueLen(i); n > maxTag {
+			return nil, fmt.Errorf("a tag has %d bytes, the limit is %d", n, maxTag)
+		}
 		im.tags[names.Value(i)] = struct{}{}
 	}
 	n := len(im.tags)
 	clear(im.tags)
 	if n != names.Len() {
 		return nil, errors.New("the dictionary has a tag twice")
+	}
+	// Sinks write the name with each row.
+	written := uint64(0)
+	for _, v := range runs {
+		if written += uint64(names.ValueLen(int(v))); written > im.maxBytes {
+			return nil, fmt.Errorf("the rows' tags are together longer than %d bytes (max_output_bytes)", im.maxBytes)
+		}
 	}
 	data := array.NewDataWithDictionary(typ.arrow, int(a.length), idx.Buffers(), 0, 0, dict)
 	defer data.Release()

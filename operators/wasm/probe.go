@@ -215,19 +215,28 @@ func (p *Probe) Restore(state []byte) error {
 // encoding of [AppendCanonical].
 func (p *Probe) Run(dst []byte, steps []Step) ([]byte, error) {
 	for i, s := range steps {
-		var rec arrow.Record
 		var err error
-		if s.Batch != nil {
-			if rec, err = p.Process(s.Batch); err != nil {
-				return dst, fmt.Errorf("step %d, %d rows: %w", i, s.Batch.NumRows(), err)
-			}
-		} else if rec, err = p.Advance(s.Watermark); err != nil {
-			return dst, fmt.Errorf("step %d, advance: %w", i, err)
+		if dst, err = p.step(dst, i, s); err != nil {
+			return dst, err
 		}
-		if rec != nil {
-			dst = AppendCanonical(dst, rec)
-			rec.Release()
+	}
+	return dst, nil
+}
+
+// step takes step number i.
+func (p *Probe) step(dst []byte, i int, s Step) ([]byte, error) {
+	var rec arrow.Record
+	var err error
+	if s.Batch != nil {
+		if rec, err = p.Process(s.Batch); err != nil {
+			return dst, fmt.Errorf("step %d, %d rows: %w", i, s.Batch.NumRows(), err)
 		}
+	} else if rec, err = p.Advance(s.Watermark); err != nil {
+		return dst, fmt.Errorf("step %d, advance: %w", i, err)
+	}
+	if rec != nil {
+		dst = AppendCanonical(dst, rec)
+		rec.Release()
 	}
 	return dst, nil
 }

@@ -3,6 +3,7 @@
 package wasm
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 
@@ -38,6 +39,8 @@ func TestInspectRefuses(t *testing.T) {
 		{allExports(`(import "env" "time" (func)) (import "wasi_snapshot_preview1" "path_open" (func)) (import "penstock" "log" (func (param i32)))`),
 			[]string{"imports the function env.time, which Penstock does not offer", "wasi_snapshot_preview1.path_open", "imports penstock.log as (i32) -> (), it is (i32 i32 i32) -> ()"}},
 		{allExports(`(import "env" "g" (global i32))`), []string{"env.g, which is no function"}},
+		{allExports(`(func $make (result ` + strings.Repeat("i32 ", 256) + `) unreachable) (func $take (param ` + strings.Repeat("i32 ", 256) + `)) (func ` + strings.Repeat("call $make call $take ", 4000) + `)`),
+			[]string{"the module is too large: function 2: 2048256 values handed to calls and blocks and back up to here, the limit is 2000000"}},
 		{allExports(`(import "env" "memory" (memory 1))`), []string{"not exactly one memory", "env.memory"}},
 	} {
 		wasm := wat(t, c.wat)
@@ -51,7 +54,21 @@ func TestInspectRefuses(t *testing.T) {
 		}
 		require.True(t, found, "%v: %v", c.says, err)
 	}
-	packed, err := Pack(wat(t, allExports(``)), m)
+
+	// Nor does what it calls things fill a log, or reach a terminal.
+	var many strings.Builder
+	for i := range 100 {
+		fmt.Fprintf(&many, `(import "env" "%d\1b[2J\0a%s" (func))`, i, strings.Repeat("x", 1000))
+	}
+	packed, err := Pack(wat(t, allExports(many.String())), m)
+	require.NoError(t, err)
+	_, err = Inspect(packed)
+	require.ErrorContains(t, err, `the module imports the function env."0\x1b[2J\nxxx`)
+	require.ErrorContains(t, err, "these are not all: there are 92 more imports")
+	require.Less(t, len(err.Error()), 3000)
+	require.NotContains(t, err.Error(), "\x1b")
+
+	packed, err = Pack(wat(t, allExports(``)), m)
 	require.NoError(t, err)
 	_, err = Inspect(packed)
 	require.NoError(t, err)

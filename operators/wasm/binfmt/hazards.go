@@ -22,15 +22,24 @@ const (
 //   - v128.not of a vector with float lanes;
 //
 // and what it does not compile at all: the instructions of wasmerLacks.
-// It follows the types of the values on the stack, as a validator does; what is
+// Of many functions it names some. It follows the types of the values on the stack, as a validator does; what is
 // not valid is an error.
 func (o *Outline) Hazards() ([]string, error) {
+	const most = 20
 	var out []string
+	more := 0
 	err := o.scanAll(nil, func(s *scan, f *Function) {
-		if len(s.found) > 0 {
+		switch {
+		case len(s.found) == 0:
+		case len(out) < most:
 			out = append(out, o.function(f.Index)+" uses "+strings.Join(s.found, " and "))
+		default:
+			more++
 		}
 	})
+	if more > 0 {
+		out = append(out, fmt.Sprintf("so do %d other functions", more))
+	}
 	return out, err
 }
 
@@ -63,7 +72,7 @@ func (o *Outline) scanAll(instruction func(body []byte, from, to, depth int), do
 	if len(o.Code) > 0 {
 		bodies = r.count()
 	}
-	joins := uint64(0)
+	joins, values := uint64(0), uint64(0)
 	for i := range bodies {
 		f := Function{Index: uint32(imported + i)}
 		if int(f.Index) >= len(o.Funcs) || int(o.Funcs[f.Index]) >= len(o.Types) {
@@ -83,6 +92,9 @@ func (o *Outline) scanAll(instruction func(body []byte, from, to, depth int), do
 		}
 		if joins += uint64(f.Blocks) * uint64(f.Locals); joins > maxJoins && !r.ours {
 			return refusal(fmt.Errorf("%s: %w", o.function(f.Index), tooMany("pairs of a block and a local up to here", joins, maxJoins)))
+		}
+		if values += s.values; values > maxValues && !r.ours {
+			return refusal(fmt.Errorf("%s: %w", o.function(f.Index), tooMany("values handed to calls and blocks and back up to here", values, maxValues)))
 		}
 		if branching += s.branches * (s.branches + loopWeight*s.loops); branching > maxBranching && !r.ours {
 			return refusal(fmt.Errorf("%s: %w", o.function(f.Index), limitError{fmt.Sprintf(
@@ -112,7 +124,7 @@ func (o *Outline) VectorExports() []string {
 			vector = o.Globals[e.Index] == V128
 		}
 		if vector {
-			out = append(out, fmt.Sprintf("it exports %s, which has a vector in its type", e.Name))
+			out = append(out, fmt.Sprintf("it exports %s, which has a vector in its type", Shown(e.Name)))
 		}
 	}
 	return out
@@ -149,7 +161,8 @@ type scan struct {
 	frames []frame
 	found  []string
 
-	branches, loops int64 // loops are branches too
+	branches, loops int64  // loops are branches too
+	values          uint64 // that calls, blocks and branches take and give
 }
 
 func (s *scan) hazard(what string) {
@@ -216,6 +229,7 @@ func (s *scan) enter(sig Signature) {
 		return
 	}
 	s.f.Blocks++
+	s.hands(sig)
 	s.frames = append(s.frames, frame{params: sig.Params, results: sig.Results, height: len(s.stack)})
 	s.push([]byte(sig.Params)...)
 }
@@ -325,7 +339,15 @@ func (s *scan) memoryIndex() {
 	}
 }
 
-func (s *scan) label() { s.below(len(s.frames), "block") }
+func (s *scan) label() {
+	if i := s.below(len(s.frames), "block"); s.err == nil {
+		f := &s.frames[len(s.frames)-1-int(i)]
+		s.hands(Signature{f.params, f.results})
+	}
+}
+
+// hands counts the values that go over where control does.
+func (s *scan) hands(sig Signature) { s.values += uint64(len(sig.Params) + len(sig.Results)) }
 
 func (s *scan) body() {
 	f := s.f
@@ -379,6 +401,7 @@ func (s *scan) call(t uint32) {
 		s.fail("it calls what has no type")
 		return
 	}
+	s.hands(s.o.Types[t])
 	s.op(len(s.o.Types[t].Params), s.o.Types[t].Results)
 }
 
@@ -466,7 +489,9 @@ func (s *scan) control(c byte) {
 		s.label()
 		s.pop()
 	case 0x0e:
-		for range s.count() + 1 {
+		n := s.count()
+		s.branches += int64(n / tableEntries)
+		for range n + 1 {
 			s.label()
 		}
 		s.unreachable()
@@ -528,6 +553,7 @@ func (s *scan) control(c byte) {
 		s.memoryIndex()
 		s.push(I32)
 	case 0x40:
+		s.branches += growBranches
 		s.memoryIndex()
 		s.op(1, rI32)
 	case 0x41:
@@ -550,6 +576,7 @@ func (s *scan) control(c byte) {
 	case 0xd2:
 		s.below(len(s.o.Funcs), "function")
 		s.push(funcRef)
+		s.makesReference()
 	default:
 		s.fail(fmt.Sprintf("it has the unknown instruction %#x", c))
 	}
@@ -566,13 +593,17 @@ func (s *scan) prefixed() {
 	case 9, 13:
 		s.u32()
 	case 8, 10, 12, 14:
+		s.branches += copyBranches
 		s.u32()
 		s.u32()
 		s.popN(3)
 	case 11, 17:
+		s.branches += fillBranches
+		s.loops++
 		s.u32()
 		s.popN(3)
 	case 15:
+		s.branches += growBranches
 		s.u32()
 		s.op(2, rI32)
 		s.growsTable()

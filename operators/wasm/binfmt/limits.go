@@ -22,6 +22,7 @@ const (
 	maxGlobals   = 10_000
 	maxExports   = 10_000
 	maxElements  = 10_000  // segments
+	maxElemFuncs = 1 << 18 // entries of all segments together
 	maxData      = 100_000 // segments
 	maxBody      = 1 << 20 // bytes of one function
 	maxNesting   = 4_096
@@ -37,6 +38,18 @@ const (
 	// the sum over the functions to a few seconds.
 	loopWeight   = 12
 	maxBranching = 250_000_000
+	// Some instructions count as branches, since metering puts one behind each, and
+	// wazero makes more of them; its fills are loops. So does a br_table, for so
+	// many entries.
+	growBranches = 2
+	copyBranches = 3
+	fillBranches = 4
+	tableEntries = 8
+
+	// maxValues bounds, over all functions, what calls, blocks and branches take and
+	// give: for each value engines take 2 to 8 µs, and 400 bytes. The large module of
+	// Go has 140 000.
+	maxValues = 2_000_000
 )
 
 // limitError is a module that may be sound, but is too much.
@@ -68,13 +81,14 @@ func (r *reader) limited(what string, n, limit int) int {
 // tables reads the table section: how many entries there are at the start, and
 // whether each table says how large it may get.
 func (r *reader) tables(o *Outline) {
-	entries := uint64(0)
+	entries, most := uint64(0), uint64(0)
 	o.tablesBounded = true
 	for range r.limited("tables", r.count(), maxTables) {
 		r.refType()
 		lo, hi, hasMax := r.limits()
 		entries += lo
-		o.tablesBounded = o.tablesBounded && hasMax && hi <= maxEntries
+		most += hi
+		o.tablesBounded = o.tablesBounded && hasMax && most <= maxEntries
 	}
 	if entries > maxEntries && r.err == nil {
 		r.err = tooMany("table entries", entries, maxEntries)
@@ -84,7 +98,15 @@ func (r *reader) tables(o *Outline) {
 // growsTable is for a table.grow: no engine has a limit for tables.
 func (s *scan) growsTable() {
 	if !s.o.tablesBounded && s.err == nil {
-		s.err = limitError{fmt.Sprintf("it grows a table that declares no maximum, or one above %d entries: link it with a maximum", maxEntries)}
+		s.err = limitError{fmt.Sprintf("it grows a table that declares no maximum, or its tables together one above %d entries: link it with a maximum", maxEntries)}
+	}
+}
+
+// makesReference is for a ref.func: wazero keeps 50 bytes for each time that one
+// runs until the instance is closed, and no memory limit counts them.
+func (s *scan) makesReference() {
+	if !s.ours && s.err == nil {
+		s.err = limitError{"it takes a reference to a function in its code (ref.func), each of which takes memory for good: take it out of a table (table.get)"}
 	}
 }
 
@@ -117,7 +139,10 @@ func (r *reader) element(o *Outline) {
 	case r.byte() != 0:
 		r.fail("it has an element segment of an unknown kind")
 	}
-	for range r.count() {
+	n := r.count()
+	o.elemFuncs += n
+	r.limited("entries of element segments", o.elemFuncs, maxElemFuncs)
+	for range n {
 		if r.err != nil {
 			return
 		}

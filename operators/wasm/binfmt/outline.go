@@ -8,6 +8,8 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
+	"strings"
 	"unicode/utf8"
 )
 
@@ -248,6 +250,7 @@ type Outline struct {
 
 	ours          bool // no limits: see ParseRewritten
 	tablesBounded bool // every table says how large it may get
+	elemFuncs     int  // entries of element segments
 }
 
 // Export returns the export called name.
@@ -431,7 +434,20 @@ func (o *Outline) function(i uint32) string {
 	if name == "" {
 		return fmt.Sprintf("function %d", i)
 	}
-	return fmt.Sprintf("function %d (%s)", i, name)
+	return fmt.Sprintf("function %d (%s)", i, Shown(name))
+}
+
+// Shown is a name of the module's as it stands in messages: short, and without what
+// a terminal obeys.
+func Shown(name string) string {
+	const most = 100
+	if len(name) > most {
+		name = strings.ToValidUTF8(name[:most], "") + "..."
+	}
+	if q := strconv.Quote(name); q != `"`+name+`"` {
+		return q
+	}
+	return name
 }
 
 // AppendU32 appends v as LEB128.

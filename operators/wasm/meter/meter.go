@@ -11,9 +11,9 @@
 // end of, there (so that one turn of an interpreter, or of the loop that Go
 // makes of a function, does not pay for all its cases). What is skipped by a
 // branch within a stretch is paid too: the count is an upper bound, and the same
-// on all engines. Bulk operations cost by their length besides: one unit for 8
-// bytes or one entry of a table; a page by which memory has grown costs
-// [PageFuel].
+// on all engines. Bulk operations and grows, which engines do outside the code,
+// cost [FarFuel] more and by their length besides: one unit for 8 bytes or one
+// entry of a table; a page by which memory has grown costs [PageFuel].
 //
 // Calls are counted in depth as well, by what their frames hold: how deep a
 // native stack reaches differs between engines.
@@ -57,6 +57,9 @@ const (
 	StackSlots = 1 << 17
 	// PageFuel is what a page of 64 KiB costs by which memory has grown.
 	PageFuel = 1 << pageShift
+	// FarFuel is what an instruction costs besides for which an engine leaves the
+	// module's code, which takes 20 to 60 ns.
+	FarFuel = 31
 
 	pageShift  = 10
 	byteShift  = 3 // bulk operations on bytes
@@ -214,11 +217,16 @@ func (w *writer) instruction(body []byte, from, to, depth int) {
 		add(from, editSave, 0)
 		add(to, editLoad, 0)
 	case 0x40: // memory.grow
+		p.costs[p.current] += FarFuel
 		p.scratch = true
 		add(from, editPages, 0)
 		add(to, editGrown, 0)
 	case 0xfc:
-		switch sub, b := index(body[from+1:]); sub {
+		sub, b := index(body[from+1:])
+		if sub >= 8 && sub != 16 { // neither a conversion nor table.size
+			p.costs[p.current] += FarFuel
+		}
+		switch sub {
 		case 8, 10, 11: // memory.init, copy, fill
 			p.scratch = true
 			add(from, editBytes, 0)

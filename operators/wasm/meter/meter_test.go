@@ -82,11 +82,11 @@ func TestCost(t *testing.T) {
 		{"switch", `(block (block (block (br_table 0 1 2 (i32.wrap_i64 (local.get 0)))) (local.set 1 (i64.const 11)) (return (local.get 1))) (local.set 1 (i64.const 22)) (nop)) (i64.add (local.get 1) (i64.const 1))`, 1, 1 + 3 + 2 + 3},
 		{"switch, default", `(block (block (block (br_table 0 1 2 (i32.wrap_i64 (local.get 0)))) (local.set 1 (i64.const 11)) (return (local.get 1))) (local.set 1 (i64.const 22)) (nop)) (i64.add (local.get 1) (i64.const 1))`, 7, 1 + 3 + 3},
 		{"else", `(if (result i64) (i32.wrap_i64 (local.get 0)) (then (block (br_table 0 0 (i32.const 0))) (i64.const 1)) (else (i64.const 2)))`, 0, 1 + 3 + 2 + 1},
-		{"fill", `(memory.fill (i32.const 0) (i32.const 7) (i32.wrap_i64 (local.get 0))) (i64.load (i32.const 8))`, 4000, 1 + 5 + 500 + 2},
-		{"copy", `(memory.copy (i32.const 800) (i32.const 0) (i32.wrap_i64 (local.get 0))) (i64.load (i32.const 8))`, 800, 1 + 5 + 100 + 2},
-		{"grow", `(i64.extend_i32_u (memory.grow (i32.wrap_i64 (local.get 0))))`, 2, 1 + 4 + 2*meter.PageFuel},
-		{"grow too far", `(i64.extend_i32_s (memory.grow (i32.wrap_i64 (local.get 0))))`, 60000, 1 + 4},
-		{"table", `(drop (table.grow 0 (ref.null func) (i32.wrap_i64 (local.get 0)))) (table.fill 0 (i32.const 1) (ref.null func) (i32.const 5)) (i64.extend_i32_u (table.size 0))`, 6, 1 + 5 + 6 + 4 + 5 + 2},
+		{"fill", `(memory.fill (i32.const 0) (i32.const 7) (i32.wrap_i64 (local.get 0))) (i64.load (i32.const 8))`, 4000, 1 + 5 + meter.FarFuel + 500 + 2},
+		{"copy", `(memory.copy (i32.const 800) (i32.const 0) (i32.wrap_i64 (local.get 0))) (i64.load (i32.const 8))`, 800, 1 + 5 + meter.FarFuel + 100 + 2},
+		{"grow", `(i64.extend_i32_u (memory.grow (i32.wrap_i64 (local.get 0))))`, 2, 1 + 4 + meter.FarFuel + 2*meter.PageFuel},
+		{"grow too far", `(i64.extend_i32_s (memory.grow (i32.wrap_i64 (local.get 0))))`, 60000, 1 + 4 + meter.FarFuel},
+		{"table", `(drop (table.grow 0 (ref.null func) (i32.wrap_i64 (local.get 0)))) (table.fill 0 (i32.const 1) (ref.null func) (i32.const 5)) (i64.extend_i32_u (table.size 0))`, 6, 1 + 5 + 6 + 4 + 5 + 2 + 2*meter.FarFuel},
 		{"global", `(global.set $g (i64.add (global.get $g) (local.get 0))) (global.get $g)`, 3, 1 + 5},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -205,8 +205,11 @@ func TestBombs(t *testing.T) {
 		{`(module (table 2000000 funcref))`, "2000000 table entries, the limit is 1048576"},
 		{`(module ` + many(20, `(table 1 funcref)`) + `)`, "20 tables, the limit is 16"},
 		{`(module (table 1 funcref) (func (drop (table.grow 0 (ref.null func) (i32.const 9)))))`, "grows a table that declares no maximum"},
+		{`(module (table 1 600000 funcref) (table 1 600000 funcref) (func (drop (table.grow 0 (ref.null func) (i32.const 9)))))`, "or its tables together one above 1048576 entries"},
+		{`(module (func $f (loop (drop (ref.func $f)) (br 0))) (export "f" (func $f)))`, "takes memory for good"},
 		{`(module (memory 1) ` + many(100_001, `(data "")`) + `)`, "100001 data segments, the limit is 100000"},
 		{`(module ` + many(10_001, `(elem func)`) + `)`, "10001 element segments, the limit is 10000"},
+		{`(module (func $f) (elem func ` + many(300_000, `$f `) + `))`, "300000 entries of element segments, the limit is 262144"},
 		{`(module ` + many(10_001, `(global i32 (i32.const 1))`) + `)`, "10001 globals, the limit is 10000"},
 		{`(module (func) ` + func() string {
 			var b strings.Builder
