@@ -62,8 +62,9 @@ const (
 	FarFuel = 31
 
 	pageShift  = 10
-	byteShift  = 3 // bulk operations on bytes
-	frameSlots = 8 // what a frame holds besides its locals and operands
+	byteShift  = 3  // bulk operations on bytes
+	frameSlots = 8  // what a frame holds besides its locals and operands
+	bodyBytes  = 32 // of code for one slot more: wazero gives each value of a body its own
 
 	maxSize = 48 << 20 // of an instrumented module
 )
@@ -270,7 +271,7 @@ func (w *writer) function(f *binfmt.Function) {
 	}
 	e.op(0x02, 0x40, 0x02)
 	e.b = append(e.b, w.blockType(f.Type.Results)...)
-	slots := int64(f.Slots + frameSlots)
+	slots := int64(f.Slots + frameSlots + len(f.Body)/bodyBytes)
 	if p.calls {
 		e.opU32(0x23, w.stack)
 		e.constI32(slots)

@@ -155,6 +155,26 @@ func TestRunaways(t *testing.T) {
 	})
 }
 
+// An engine may give each value of a body a place of its own on its stack, and then
+// has no room for as many frames as one that does not: the count ends first.
+func TestWideFrames(t *testing.T) {
+	for _, n := range []int{10, 1000, 5000} {
+		body := `(call $deep (local.get 0))`
+		turn := `(local.set 1 (i64.mul (i64.add (local.get 1) (local.get 0)) (i64.xor (local.get 1) (i64.const 3)))) (call $leaf)`
+		wide := fmt.Sprintf(`(func $leaf) (func $deep (param i64) (result i64) (local i64) (local.set 1 (local.get 0)) %s
+			(i64.add (local.get 1) (call $deep (local.get 1))))`, strings.Repeat(turn, n))
+		metered, err := meter.Instrument(wat(t, strings.TrimSuffix(strings.TrimSpace(program(body)), ")")+wide+")"))
+		require.NoError(t, err)
+		forEngines(t, metered, func(t *testing.T, i engine.Instance) {
+			_, err := i.Function(meter.RefuelFunction).Call(1 << 40)
+			require.NoError(t, err)
+			_, err = i.Function("f").Call(1)
+			require.Error(t, err)
+			require.Negative(t, int32(i.Global(meter.StackGlobal).Get()), "%d turns: %v", n, err)
+		})
+	}
+}
+
 // A start function waits until the host calls it.
 func TestStart(t *testing.T) {
 	metered, err := meter.Instrument(wat(t, `(module (memory (export "memory") 1) (func $s (loop (br 0))) (start $s))`))
