@@ -31,7 +31,7 @@ type Sink struct {
 	mu     sync.Mutex
 	lock   *os.File
 	open   map[partition]*spool
-	newest time.Time // event time, over all rows
+	newest map[string]time.Time // event time of the newest row, by node
 	stop   chan struct{}
 	done   chan struct{}
 }
@@ -58,7 +58,7 @@ func New(cfg Config, env pipeline.Env) (*Sink, error) {
 	if env.Alloc == nil {
 		env.Alloc = memory.DefaultAllocator
 	}
-	return &Sink{cfg: cfg, env: env, now: time.Now, open: map[partition]*spool{}}, nil
+	return &Sink{cfg: cfg, env: env, now: time.Now, open: map[partition]*spool{}, newest: map[string]time.Time{}}, nil
 }
 
 func (s *Sink) spoolDir() string { return filepath.Join(s.cfg.Dir, ".spool") }
@@ -165,12 +165,12 @@ func (s *Sink) split(rec arrow.Record) error {
 	if col.NullN() > 0 {
 		return pipeline.Permanent(fmt.Errorf("column %q has %d nulls", pipeline.NameTime, col.NullN()))
 	}
-	times := col.TimestampValues()
+	times, node := col.TimestampValues(), pipeline.Node(rec.Schema())
 	for i := 0; i < len(times); {
 		hour, j := hourOf(times[i]), i
 		for ; j < len(times) && hourOf(times[j]) == hour; j++ {
-			if t := time.Unix(0, int64(times[j])); t.After(s.newest) {
-				s.newest = t
+			if t := time.Unix(0, int64(times[j])); t.After(s.newest[node]) {
+				s.newest[node] = t
 			}
 		}
 		part := rec.NewSlice(int64(i), int64(j))
@@ -293,7 +293,7 @@ func (s *Sink) maintain() error {
 	now := s.now()
 	for key, sp := range s.open {
 		age := now.Sub(sp.opened)
-		over := s.newest.After(sp.Hour.Add(time.Hour+s.cfg.CloseAfter)) && age >= s.cfg.CloseAfter // late rows gather, too
+		over := s.newest[sp.Node].After(sp.Hour.Add(time.Hour+s.cfg.CloseAfter)) && age >= s.cfg.CloseAfter // late rows gather, too
 		if over || age >= s.cfg.MaxFileAge || sp.size >= int64(s.cfg.MaxFileBytes) {
 			err = errors.Join(err, s.finish(key, sp))
 			finished = true

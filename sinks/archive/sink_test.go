@@ -271,6 +271,9 @@ func TestFilesAreFinishedWhenDue(t *testing.T) {
 	f.clock = f.clock.Add(50 * time.Minute)
 	require.NoError(t, f.maintain())
 	require.Equal(t, 0, count(), "the hour is not over")
+	f.write(record(f.mem, "wild", sample("a/x", hour13.AddDate(200, 0, 0))...))
+	require.NoError(t, f.maintain())
+	require.Equal(t, 0, count(), "nor does it end by the times of another node")
 	f.write(record(f.mem, "plc", sample("a/x", hour13.Add(time.Hour+cfg.CloseAfter+1))...))
 	require.NoError(t, f.maintain())
 	require.Equal(t, 1, count(), "the hour is over")
@@ -285,8 +288,8 @@ func TestFilesAreFinishedWhenDue(t *testing.T) {
 
 	f.clock = f.clock.Add(cfg.MaxFileAge)
 	require.NoError(t, f.maintain())
-	require.Equal(t, 3, count(), "an idle source's file is finished by age")
-	require.Len(t, read(t, dir), 4)
+	require.Equal(t, 4, count(), "an idle source's file is finished by age")
+	require.Len(t, read(t, dir), 5)
 }
 
 func TestSizeAndNumberOfOpenFiles(t *testing.T) {
