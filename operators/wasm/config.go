@@ -75,6 +75,9 @@ type Config struct {
 	MaxOutputRows int `yaml:"max_output_rows"`
 	// MaxOutputBytes bounds what a module may hand out in one call.
 	MaxOutputBytes pipeline.ByteSize `yaml:"max_output_bytes"`
+	// MaxTags bounds how many tags of its own a module may make, in each shard: an
+	// endless stream of new ones would fill the memory of all that comes behind it.
+	MaxTags int `yaml:"max_tags"`
 	// QuarantineAfter is after how many failed batches the module is not called
 	// any more: its batches then go by on_error. Ten batches that it takes well make
 	// up for one. 0 is never.
@@ -125,7 +128,7 @@ const (
 // DefaultConfig is a Config where the YAML is silent.
 func DefaultConfig() Config {
 	return Config{Engine: EngineAuto, Memory: 64 << 20, OnError: OnErrorPass, Metered: MeteredAuto, Fuel: Fuel{PerCall: 500_000_000, PerRow: 100_000}, Deadline: 30 * time.Second,
-		MaxOutputRows: 1 << 20, MaxOutputBytes: 64 << 20, QuarantineAfter: 10}
+		MaxOutputRows: 1 << 20, MaxOutputBytes: 64 << 20, MaxTags: 100_000, QuarantineAfter: 10}
 }
 
 // Validate checks the settings, reads the module, and checks the parameters
@@ -147,6 +150,9 @@ func (c *Config) Validate(p *pipeline.Problems) {
 	}
 	if c.MaxOutputBytes < 1 {
 		p.Add("max_output_bytes", fmt.Sprintf("%v is out of range", c.MaxOutputBytes), "write 1B or more; 64MiB suits most modules")
+	}
+	if c.MaxTags < 1 {
+		p.Add("max_tags", fmt.Sprintf("%d is out of range", c.MaxTags), "write how many tags the module may make, such as 100000")
 	}
 	if c.QuarantineAfter < 0 {
 		p.Add("quarantine_after", fmt.Sprintf("%d is negative", c.QuarantineAfter), "write a number of batches, or 0 for never")

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 	"unicode/utf8"
 
 	"github.com/apache/arrow/go/v17/arrow"
@@ -29,11 +30,19 @@ type importer struct {
 	// may overlap in the guest, so its memory is no bound for their sum.
 	left uint64
 	out  []arrow.Array
-	tags map[string]struct{}
+	tags map[string]struct{} // of the column at hand
+	// made has the tags of all calls so far: at most maxTags, with madeBytes.
+	made      map[string]struct{}
+	madeBytes int
+	maxTags   int
 }
 
-// maxTag bounds the name of a tag, which many keep for good.
-const maxTag = 4096
+// maxTag bounds the name of a tag, maxMade the names of all that a module makes:
+// many keep them for good.
+const (
+	maxTag  = 4096
+	maxMade = 16 << 20
+)
 
 // anyRows as the expected number of rows takes what comes.
 const anyRows = -1
@@ -293,6 +302,15 @@ func (im *importer) texts(offPtr, bytePtr uint32, n, off uint64) (offs, text *me
 	return offs, text, nil
 }
 
+// remember takes back what [importer.made] had.
+func (im *importer) remember(tags []string) {
+	im.made, im.madeBytes = map[string]struct{}{}, 0
+	for _, name := range tags {
+		im.made[name] = struct{}{}
+		im.madeBytes += len(name)
+	}
+}
+
 // tagColumn copies a dictionary column and checks what every operator may rely
 // on: grouped by tag, and the index is the number of the run.
 func (im *importer) tagColumn(a guestArray, typ columnType) (arrow.Array, error) {
@@ -330,17 +348,36 @@ func (im *importer) tagColumn(a guestArray, typ columnType) (arrow.Array, error)
 	if im.tags == nil {
 		im.tags = map[string]struct{}{}
 	}
-	clear(im.tags)
-	for i := range names.Len() {
-		if n := names.ValueLen(i); n > maxTag {
-			return nil, fmt.Errorf("a tag has %d bytes, the limit is %d", n, maxTag)
-		}
-		im.tags[names.Value(i)] = struct{}{}
+	if im.made == nil {
+		im.made = map[string]struct{}{}
 	}
-	n := len(im.tags)
-	clear(im.tags)
-	if n != names.Len() {
-		return nil, errors.New("the dictionary has a tag twice")
+	defer clear(im.tags)
+	fresh, bytes := 0, 0
+	for i := range names.Len() {
+		name := names.Value(i)
+		if len(name) > maxTag {
+			return nil, fmt.Errorf("a tag has %d bytes, the limit is %d", len(name), maxTag)
+		}
+		if _, twice := im.tags[name]; twice {
+			return nil, errors.New("the dictionary has a tag twice")
+		}
+		im.tags[name] = struct{}{}
+		if _, known := im.made[name]; !known {
+			fresh++
+			bytes += len(name)
+		}
+	}
+	if fresh > 0 {
+		if n := len(im.made) + fresh; n > im.maxTags {
+			return nil, fmt.Errorf("it has made %d tags by now, the limit is %d (max_tags)", n, im.maxTags)
+		}
+		if bytes += im.madeBytes; bytes > maxMade {
+			return nil, fmt.Errorf("the tags that it has made by now have %d bytes, the limit is %d", bytes, maxMade)
+		}
+		im.madeBytes = bytes
+		for name := range im.tags {
+			im.made[strings.Clone(name)] = struct{}{}
+		}
 	}
 	// Sinks write the name with each row.
 	written := uint64(0)

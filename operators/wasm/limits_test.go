@@ -326,6 +326,36 @@ func TestWhoIsMetered(t *testing.T) {
 	}
 }
 
+// A module may make so many tags and no more, over all its calls and restarts.
+func TestMaxTags(t *testing.T) {
+	two := func(c *Config) { c.MaxTags = 2 }
+	f := start(t, tallyInput, "tally", EngineAuto, two)
+	give := func(f *fixture, from, to int64) {
+		all := tallyRecord(f.alloc, 9) // three rows of each of three tags
+		defer all.Release()
+		rec := all.NewSlice(from, to)
+		defer rec.Release()
+		require.NoError(t, f.process(rec))
+	}
+	give(f, 0, 6)
+	give(f, 0, 9)
+	require.Contains(t, f.log.String(), "it has made 3 tags by now, the limit is 2 (max_tags)")
+	give(f, 0, 6)
+	require.Len(t, f.out.recs, 2)
+	var state bytes.Buffer
+	require.NoError(t, f.Snapshot(&state))
+	again := start(t, tallyInput, "tally", EngineAuto, two)
+	require.NoError(t, again.Restore(&state))
+	give(again, 6, 9)
+	require.Empty(t, again.out.recs)
+	give(again, 3, 6)
+	require.Len(t, again.out.recs, 1)
+
+	im := importer{maxTags: 2}
+	im.remember([]string{"a", "b"})
+	require.Equal(t, 2, im.madeBytes)
+}
+
 func TestLimitSettings(t *testing.T) {
 	for path, set := range map[string]func(*Config){
 		"metered":          func(c *Config) { c.Metered = "alway" },
@@ -334,6 +364,7 @@ func TestLimitSettings(t *testing.T) {
 		"fuel.per_row":     func(c *Config) { c.Fuel.PerRow = -1 },
 		"max_output_rows":  func(c *Config) { c.MaxOutputRows = 0 },
 		"max_output_bytes": func(c *Config) { c.MaxOutputBytes = 0 },
+		"max_tags":         func(c *Config) { c.MaxTags = 0 },
 		"quarantine_after": func(c *Config) { c.QuarantineAfter = -1 },
 	} {
 		cfg := DefaultConfig()

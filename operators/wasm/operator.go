@@ -198,7 +198,7 @@ func (op *Operator) bindSchemas(in *arrow.Schema) error {
 		return err
 	}
 	op.exp = newExporter(cols)
-	op.imp = importer{alloc: op.env.Alloc, cols: op.outs, maxRows: int64(op.cfg.MaxOutputRows), maxBytes: uint64(op.cfg.MaxOutputBytes)}
+	op.imp = importer{alloc: op.env.Alloc, cols: op.outs, maxRows: int64(op.cfg.MaxOutputRows), maxBytes: uint64(op.cfg.MaxOutputBytes), maxTags: op.cfg.MaxTags}
 	op.out = arrow.NewSchema(fields, nil)
 	return nil
 }
