@@ -2,6 +2,7 @@ package align
 
 import (
 	"slices"
+	"sort"
 
 	"github.com/apache/arrow/go/v17/arrow"
 
@@ -21,23 +22,15 @@ type sample struct {
 type series []sample
 
 func (s series) insert(x sample) series {
-	k := len(s)
-	for k > 0 && s[k-1].t > x.t { // nearly always the last
-		k--
-	}
-	if k == len(s) {
+	if n := len(s); n == 0 || s[n-1].t <= x.t { // nearly always
 		return append(s, x)
 	}
-	return slices.Insert(s, k, x)
+	return slices.Insert(s, s.upTo(x.t), x)
 }
 
 // upTo returns how many samples are at or before t.
 func (s series) upTo(t arrow.Timestamp) int {
-	k := 0
-	for k < len(s) && s[k].t <= t {
-		k++
-	}
-	return k
+	return sort.Search(len(s), func(k int) bool { return s[k].t > t })
 }
 
 // point is a value at a grid point. used is false when no reading counted.
