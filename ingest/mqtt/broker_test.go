@@ -28,11 +28,19 @@ type broker interface {
 	url() string
 }
 
-// brokers runs a test against each broker that is at hand.
-func brokers(t *testing.T, f func(t *testing.T, b broker)) {
-	t.Run("nats", func(t *testing.T) { f(t, newNATS(t)) })
+// brokers runs a test against each broker that is at hand. They send a message
+// again to the next session only, however long its acknowledgement takes.
+func brokers(t *testing.T, f func(t *testing.T, b broker)) { brokersWith(t, nil, f) }
+
+// brokersWith sets options of NATS.
+func brokersWith(t *testing.T, opts func(*server.Options), f func(t *testing.T, b broker)) {
+	t.Run("nats", func(t *testing.T) { f(t, newNATSWith(t, opts)) })
 	t.Run("mosquitto", func(t *testing.T) { f(t, newMosquitto(t, "")) })
 }
+
+// soonAgain is for tests that wait for a message to come again: NATS sends it to
+// the next session too only when its acknowledgement has been due that long.
+func soonAgain(o *server.Options) { o.MQTT.AckWait = 4 * time.Second }
 
 func freePort(t testing.TB) int {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -61,7 +69,7 @@ func (b *natsBroker) url() string { return fmt.Sprintf("tcp://127.0.0.1:%d", b.p
 
 func (b *natsBroker) start(t testing.TB) {
 	opts := &server.Options{ServerName: "test", Host: "127.0.0.1", Port: server.RANDOM_PORT, NoSigs: true,
-		JetStream: true, StoreDir: b.dir, MaxPayload: 32 << 20, MaxPending: 64 << 20, MQTT: server.MQTTOpts{Host: "127.0.0.1", Port: b.port, AckWait: 2 * time.Second}}
+		JetStream: true, StoreDir: b.dir, MaxPayload: 32 << 20, MaxPending: 64 << 20, MQTT: server.MQTTOpts{Host: "127.0.0.1", Port: b.port, AckWait: 10 * patience}}
 	if b.opts != nil {
 		b.opts(opts)
 	}

