@@ -28,9 +28,10 @@ type importer struct {
 	maxBytes uint64
 	// left is how many bytes may still be copied out of this call: columns
 	// may overlap in the guest, so its memory is no bound for their sum.
-	left uint64
-	out  []arrow.Array
-	tags map[string]struct{} // of the column at hand
+	left   uint64
+	out    []arrow.Array
+	tags   map[string]struct{} // of the column at hand
+	begins []int64             // of its runs
 	// made has the tags of all calls so far: at most maxTags, with madeBytes.
 	made      map[string]struct{}
 	madeBytes int
@@ -327,12 +328,13 @@ func (im *importer) tagColumn(a guestArray, typ columnType) (arrow.Array, error)
 	}
 	defer idx.Release()
 	run := int32(-1)
-	runs := arrow.Int32Traits.CastFromBytes(idx.Buffers()[1].Bytes())
-	for i, v := range runs {
+	im.begins = im.begins[:0]
+	for i, v := range arrow.Int32Traits.CastFromBytes(idx.Buffers()[1].Bytes()) {
 		if v != run || run < 0 { // before the first row, run is itself what a guest may write
 			if run++; v != run {
 				return nil, fmt.Errorf("row %d has index %d, want %d: the index is the number of the run", i, v, run)
 			}
+			im.begins = append(im.begins, int64(i))
 		}
 	}
 	if int64(run)+1 != d.length {
@@ -380,9 +382,10 @@ func (im *importer) tagColumn(a guestArray, typ columnType) (arrow.Array, error)
 		}
 	}
 	// Sinks write the name with each row.
-	written := uint64(0)
-	for _, v := range runs {
-		if written += uint64(names.ValueLen(int(v))); written > im.maxBytes {
+	written, end := uint64(0), a.length
+	for run := len(im.begins) - 1; run >= 0; run-- {
+		written += uint64(names.ValueLen(run)) * uint64(end-im.begins[run])
+		if end = im.begins[run]; written > im.maxBytes {
 			return nil, fmt.Errorf("the rows' tags are together longer than %d bytes (max_output_bytes)", im.maxBytes)
 		}
 	}
