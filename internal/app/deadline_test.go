@@ -287,7 +287,7 @@ func TestReplacedWorkerRunsTheSame(t *testing.T) {
 	require.NoError(t, os.WriteFile(file, variant(t, version("1.1.0")), 0o600))
 	c := clocked{dir: t.TempDir(), rec: recording(t, 4000), rows: 50, speed: `"400"`, checkpoint: "100ms", operator: spin("process", forEver, 5),
 		more: fmt.Sprintf("  - {name: other, type: wasm, inputs: [score], module: %q, params: {half_life: 30s}, prefix: other_}", file)}
-	yaml := strings.Replace(c.yaml(t), "inputs: [greedy, score, alerts]", "inputs: [greedy, other, alerts]", 1)
+	yaml := strings.Replace(c.yaml(t), "inputs: [score, alerts]", "inputs: [other, alerts]", 1)
 	a, b := startApp(t, yaml)
 	before := a.Modules()
 	require.NoError(t, os.WriteFile(file+"x", variant(t, version("9.9.9")), 0o600))
