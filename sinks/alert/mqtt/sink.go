@@ -89,28 +89,40 @@ func (s *Sink) dial(ctx context.Context) (*link, error) {
 	return l, nil
 }
 
+// settled is how long a connection lives that is not lost again at once.
+const settled = 5 * time.Second
+
 // keep makes a new connection whenever one is lost, until Close.
 func (s *Sink) keep(l *link) {
+	eb := backoff.NewExponentialBackOff()
+	eb.InitialInterval, eb.MaxInterval = 100*time.Millisecond, 10*time.Second
 	for {
+		since, hint := time.Now(), ""
 		select {
 		case err := <-l.lost:
 			s.link.Store(nil)
-			s.env.Meter.Connected(s.env.Name, false)
-			s.env.Log.Warn("connection to the broker lost; connecting again", "broker", s.broker.Host, "error", err)
+			if time.Since(since) > settled {
+				eb.Reset()
+			} else {
+				hint = "; if this goes on, another client may use the same client_id"
+			}
+			s.env.Log.Warn("connection to the broker lost; connecting again"+hint, "broker", s.broker.Host, "error", err)
 		case <-s.ctx.Done():
 			l.client.Disconnect(quiesce)
 			s.env.Meter.Connected(s.env.Name, false)
 			return
 		}
-		eb := backoff.NewExponentialBackOff()
-		eb.InitialInterval, eb.MaxInterval = 100*time.Millisecond, 10*time.Second
-		var err error
-		l, err = backoff.Retry(s.ctx, func() (*link, error) { return s.dial(s.ctx) }, backoff.WithBackOff(eb), backoff.WithMaxElapsedTime(0),
-			backoff.WithNotify(func(err error, d time.Duration) {
-				s.env.Log.Warn("cannot connect; trying again", "in", d.Round(time.Millisecond), "error", err)
-			}))
-		if err != nil {
-			return // closed
+		for l = nil; l == nil; {
+			s.env.Meter.Connected(s.env.Name, false) // the runner may just have said true
+			select {
+			case <-time.After(eb.NextBackOff()):
+			case <-s.ctx.Done():
+				return
+			}
+			var err error
+			if l, err = s.dial(s.ctx); err != nil && s.ctx.Err() == nil {
+				s.env.Log.Warn("cannot connect; trying again", "error", err)
+			}
 		}
 	}
 }

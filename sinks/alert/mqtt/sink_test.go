@@ -154,6 +154,39 @@ func TestLostOnTheWayIsSentOnce(t *testing.T) {
 	require.EqualValues(t, 1, later.Load())
 }
 
+// A broker that lets the client in and hangs up, as one does whose client_id another
+// client uses, is not asked again and again without a pause.
+func TestThrownOutAtOnce(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	var asked atomic.Int32
+	var done sync.WaitGroup
+	done.Go(func() {
+		for {
+			conn, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			asked.Add(1)
+			if _, err := packets.ReadPacket(conn); err == nil {
+				packets.NewControlPacket(packets.Connack).Write(conn) //nolint:errcheck // it hangs up
+			}
+			conn.Close()
+		}
+	})
+	t.Cleanup(func() { ln.Close(); done.Wait() })
+	env := optest.Env(t)
+	cfg := DefaultConfig()
+	cfg.Broker = "mqtt://" + ln.Addr().String()
+	s := sink(t, cfg, env)
+	begun := time.Now()
+	require.NoError(t, s.Connect(t.Context()))
+	env.Meter.Connected("test", true) // as the runner says, maybe after the loss
+	require.Eventually(t, func() bool { return asked.Load() >= 4 }, 20*time.Second, time.Millisecond)
+	require.Greater(t, time.Since(begun), 200*time.Millisecond)
+	require.Eventually(t, func() bool { return !env.Meter.Totals().Connected["test"] }, 10*time.Second, time.Millisecond)
+}
+
 func TestRefused(t *testing.T) {
 	broker := testpeer.Mosquitto(t, testpeer.MosquittoConfig{User: "pen", Password: "stock"})
 	env := optest.Env(t)
