@@ -39,8 +39,8 @@ type Config struct {
 	// Sync says when rows reach the disk: "interval" is once a second, "always"
 	// before each write is accepted.
 	Sync string `yaml:"sync"`
-	// CloseAfter is how long an hour's file stays open after event time has
-	// left the hour. Rows that come later go into a further file.
+	// CloseAfter is how long an hour's file stays open after the event time of
+	// its node has left the hour. Rows that come later go into a further file.
 	CloseAfter time.Duration `yaml:"close_after"`
 	// MaxFileAge finishes a file that has been open this long: what readers of
 	// the archive lag behind at most.

@@ -166,11 +166,13 @@ func (s *Sink) split(rec arrow.Record) error {
 		return pipeline.Permanent(fmt.Errorf("column %q has %d nulls", pipeline.NameTime, col.NullN()))
 	}
 	times, node := col.TimestampValues(), pipeline.Node(rec.Schema())
+	newest := s.newest[node]
+	defer func() { s.newest[node] = newest }()
 	for i := 0; i < len(times); {
 		hour, j := hourOf(times[i]), i
 		for ; j < len(times) && hourOf(times[j]) == hour; j++ {
-			if t := time.Unix(0, int64(times[j])); t.After(s.newest[node]) {
-				s.newest[node] = t
+			if t := time.Unix(0, int64(times[j])); t.After(newest) {
+				newest = t
 			}
 		}
 		part := rec.NewSlice(int64(i), int64(j))
