@@ -58,7 +58,8 @@ type Config struct {
 	// and always for all others. One that is metered runs slower by 5 to 15 %; one
 	// that is not can be ended by deadline only, and on wazero not even by that.
 	Metered string `yaml:"metered"`
-	// Fuel bounds what one call may do, in instructions of the module; what it
+	// Fuel bounds what one call may do, in instructions of the module (one that
+	// moves or grows memory or tables counts as 32, and more by how much); what it
 	// makes the host do may be as much again, a call of the host counting as
 	// 1000 and each byte that the host reads or writes as 1. A call beyond it is
 	// stopped at the same instruction each time, on every engine.
@@ -75,8 +76,9 @@ type Config struct {
 	MaxOutputRows int `yaml:"max_output_rows"`
 	// MaxOutputBytes bounds what a module may hand out in one call.
 	MaxOutputBytes pipeline.ByteSize `yaml:"max_output_bytes"`
-	// MaxTags bounds how many tags of its own a module may make, in each shard: an
-	// endless stream of new ones would fill the memory of all that comes behind it.
+	// MaxTags bounds how many tags a module may make, in each shard: an endless
+	// stream of new ones would fill the memory of all that comes behind it. Those of
+	// the batch that it was just given do not count. 1 to 1000000.
 	MaxTags int `yaml:"max_tags"`
 	// QuarantineAfter is after how many failed batches the module is not called
 	// any more: its batches then go by on_error. Ten batches that it takes well make
@@ -128,7 +130,7 @@ const (
 // DefaultConfig is a Config where the YAML is silent.
 func DefaultConfig() Config {
 	return Config{Engine: EngineAuto, Memory: 64 << 20, OnError: OnErrorPass, Metered: MeteredAuto, Fuel: Fuel{PerCall: 500_000_000, PerRow: 100_000}, Deadline: 30 * time.Second,
-		MaxOutputRows: 1 << 20, MaxOutputBytes: 64 << 20, MaxTags: 100_000, QuarantineAfter: 10}
+		MaxOutputRows: 1 << 20, MaxOutputBytes: 64 << 20, MaxTags: 250_000, QuarantineAfter: 10}
 }
 
 // Validate checks the settings, reads the module, and checks the parameters
@@ -151,8 +153,8 @@ func (c *Config) Validate(p *pipeline.Problems) {
 	if c.MaxOutputBytes < 1 {
 		p.Add("max_output_bytes", fmt.Sprintf("%v is out of range", c.MaxOutputBytes), "write 1B or more; 64MiB suits most modules")
 	}
-	if c.MaxTags < 1 {
-		p.Add("max_tags", fmt.Sprintf("%d is out of range", c.MaxTags), "write how many tags the module may make, such as 100000")
+	if c.MaxTags < 1 || c.MaxTags > 1_000_000 {
+		p.Add("max_tags", fmt.Sprintf("%d is out of range", c.MaxTags), "write how many tags the module may make, 1 to 1000000")
 	}
 	if c.QuarantineAfter < 0 {
 		p.Add("quarantine_after", fmt.Sprintf("%d is negative", c.QuarantineAfter), "write a number of batches, or 0 for never")

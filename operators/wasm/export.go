@@ -62,7 +62,7 @@ func newExporter(cols []exportColumn) *exporter {
 	return e
 }
 
-// plan takes a record, which must live until write, and returns how many bytes
+// plan takes a record, which must live until forget, and returns how many bytes
 // of arena it needs.
 func (e *exporter) plan(rec arrow.Record) (uint64, error) {
 	n := e.head
@@ -150,7 +150,13 @@ func (e *exporter) write(m image, rows int) {
 		c := &e.cols[i]
 		m.putPtr(childrenOff+4*uint64(i), c.at)
 		c.write(m)
-		c.data, c.strs = nil, nil
+	}
+}
+
+// forget lets go of the record.
+func (e *exporter) forget() {
+	for i := range e.cols {
+		e.cols[i].data, e.cols[i].strs = nil, nil
 	}
 }
 

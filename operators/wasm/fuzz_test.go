@@ -75,7 +75,7 @@ func FuzzImport(f *testing.F) {
 	f.Fuzz(func(t *testing.T, mem []byte, ptr uint32, rows int64) {
 		alloc := memory.NewCheckedAllocator(memory.DefaultAllocator)
 		defer alloc.AssertSize(t, 0)
-		im := importer{alloc: alloc, cols: fuzzColumns, maxTags: 1000, maxRows: 1000, maxBytes: 1 << 20}
+		im := importer{alloc: alloc, cols: fuzzColumns, tagLimit: tagLimit{most: 1000}, maxRows: 1000, maxBytes: 1 << 20}
 		cols, n, err := im.read(mem, ptr, rows)
 		_ = readSchema(mem, ptr, fuzzColumns)
 		if err != nil || len(cols) == 0 {
@@ -110,7 +110,7 @@ func FuzzImport(f *testing.F) {
 }
 
 func TestFuzzSeedIsSound(t *testing.T) {
-	im := importer{alloc: memory.DefaultAllocator, cols: fuzzColumns, maxTags: 1000, maxRows: 1000, maxBytes: 1 << 20}
+	im := importer{alloc: memory.DefaultAllocator, cols: fuzzColumns, tagLimit: tagLimit{most: 1000}, maxRows: 1000, maxBytes: 1 << 20}
 	cols, n, err := im.read(guestImage(4), 8, 4)
 	if err != nil || n != 4 || len(cols) != 6 {
 		t.Fatal(err, n, cols)
@@ -124,7 +124,7 @@ func TestNegativeTagIndex(t *testing.T) {
 		for i := from; i < 4; i++ {
 			binary.LittleEndian.PutUint32(mem[1024+4*i:], math.MaxUint32)
 		}
-		im := importer{alloc: memory.DefaultAllocator, cols: fuzzColumns, maxTags: 1000, maxRows: 1000, maxBytes: 1 << 20}
+		im := importer{alloc: memory.DefaultAllocator, cols: fuzzColumns, tagLimit: tagLimit{most: 1000}, maxRows: 1000, maxBytes: 1 << 20}
 		_, _, err := im.read(mem, 8, 4)
 		if err == nil || !strings.Contains(err.Error(), "has index -1, want") {
 			t.Fatal(from, err)
@@ -137,7 +137,7 @@ func TestTagsAreBounded(t *testing.T) {
 	for name, says := range map[uint32]string{5000: "a tag has 5000 bytes, the limit is 4096", 4000: "the rows' tags are together longer than 15000 bytes", 3000: ""} {
 		mem := append(guestImage(4), make([]byte, 6000)...)
 		binary.LittleEndian.PutUint32(mem[1704:], name)
-		im := importer{alloc: memory.DefaultAllocator, cols: fuzzColumns, maxTags: 1000, maxRows: 1000, maxBytes: 15_000}
+		im := importer{alloc: memory.DefaultAllocator, cols: fuzzColumns, tagLimit: tagLimit{most: 1000}, maxRows: 1000, maxBytes: 15_000}
 		_, _, err := im.read(mem, 8, 4)
 		if says == "" && err != nil || says != "" && (err == nil || !strings.Contains(err.Error(), says)) {
 			t.Fatal(name, err)

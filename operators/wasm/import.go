@@ -1,11 +1,12 @@
 package wasm
 
 import (
+	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math"
 	"slices"
-	"strings"
 	"unicode/utf8"
 
 	"github.com/apache/arrow/go/v17/arrow"
@@ -32,17 +33,24 @@ type importer struct {
 	out    []arrow.Array
 	tags   map[string]struct{} // of the column at hand
 	begins []int64             // of its runs
-	// made has the tags of all calls so far: at most maxTags, with madeBytes.
-	made      map[string]struct{}
-	madeBytes int
-	maxTags   int
+	tagLimit
+}
+
+// tagLimit bounds the tags that a module makes. Those of the batch at hand are
+// others' and do not count.
+type tagLimit struct {
+	given []exportColumn // the columns of the batch at hand; nil is none
+	most  int
+	made  map[uint64]struct{} // hashes of the tags of all calls so far
+	log   []byte              // the same, 8 bytes each, in the order in which they came
+	bytes int                 // of their names
 }
 
 // maxTag bounds the name of a tag, maxMade the names of all that a module makes:
 // many keep them for good.
 const (
 	maxTag  = 4096
-	maxMade = 16 << 20
+	maxMade = 32 << 20
 )
 
 // anyRows as the expected number of rows takes what comes.
@@ -303,12 +311,61 @@ func (im *importer) texts(offPtr, bytePtr uint32, n, off uint64) (offs, text *me
 	return offs, text, nil
 }
 
-// remember takes back what [importer.made] had.
-func (im *importer) remember(tags []string) {
-	im.made, im.madeBytes = map[string]struct{}{}, 0
-	for _, name := range tags {
-		im.made[name] = struct{}{}
-		im.madeBytes += len(name)
+// count takes the tags that names has, which all are in tags too, and changes those.
+func (l *tagLimit) count(names *array.String, tags map[string]struct{}) error {
+	for i := range l.given {
+		c := &l.given[i]
+		if c.dict == 0 {
+			continue
+		}
+		for _, v := range c.runs {
+			delete(tags, c.strs.Value(int(v)))
+		}
+	}
+	if len(tags) == 0 {
+		return nil
+	}
+	var fresh []uint64
+	bytes := l.bytes
+	for i := range names.Len() {
+		if _, own := tags[names.Value(i)]; !own {
+			continue
+		}
+		// Nobody can make many names of one hash.
+		sum := sha256.Sum256(names.ValueBytes()[names.ValueOffset(i)-names.ValueOffset(0):][:names.ValueLen(i)])
+		if h := binary.LittleEndian.Uint64(sum[:]); !l.has(h) {
+			fresh = append(fresh, h)
+			bytes += names.ValueLen(i)
+		}
+	}
+	if n := len(l.made) + len(fresh); n > l.most {
+		return fmt.Errorf("it has made %d tags by now, the limit is %d (max_tags)", n, l.most)
+	}
+	if bytes > maxMade {
+		return fmt.Errorf("the tags that it has made by now have %d bytes, the limit is %d", bytes, maxMade)
+	}
+	l.bytes = bytes
+	for _, h := range fresh {
+		l.add(h)
+	}
+	return nil
+}
+
+func (l *tagLimit) has(h uint64) bool { _, ok := l.made[h]; return ok }
+
+func (l *tagLimit) add(h uint64) {
+	if l.made == nil {
+		l.made = map[uint64]struct{}{}
+	}
+	l.made[h] = struct{}{}
+	l.log = binary.LittleEndian.AppendUint64(l.log, h)
+}
+
+// remember takes back what log and bytes were.
+func (l *tagLimit) remember(log []byte, bytes int) {
+	l.made, l.log, l.bytes = nil, nil, bytes
+	for ; len(log) >= 8; log = log[8:] {
+		l.add(binary.LittleEndian.Uint64(log))
 	}
 }
 
@@ -350,11 +407,7 @@ func (im *importer) tagColumn(a guestArray, typ columnType) (arrow.Array, error)
 	if im.tags == nil {
 		im.tags = map[string]struct{}{}
 	}
-	if im.made == nil {
-		im.made = map[string]struct{}{}
-	}
 	defer clear(im.tags)
-	fresh, bytes := 0, 0
 	for i := range names.Len() {
 		name := names.Value(i)
 		if len(name) > maxTag {
@@ -364,22 +417,9 @@ func (im *importer) tagColumn(a guestArray, typ columnType) (arrow.Array, error)
 			return nil, errors.New("the dictionary has a tag twice")
 		}
 		im.tags[name] = struct{}{}
-		if _, known := im.made[name]; !known {
-			fresh++
-			bytes += len(name)
-		}
 	}
-	if fresh > 0 {
-		if n := len(im.made) + fresh; n > im.maxTags {
-			return nil, fmt.Errorf("it has made %d tags by now, the limit is %d (max_tags)", n, im.maxTags)
-		}
-		if bytes += im.madeBytes; bytes > maxMade {
-			return nil, fmt.Errorf("the tags that it has made by now have %d bytes, the limit is %d", bytes, maxMade)
-		}
-		im.madeBytes = bytes
-		for name := range im.tags {
-			im.made[strings.Clone(name)] = struct{}{}
-		}
+	if err := im.count(names, im.tags); err != nil {
+		return nil, err
 	}
 	// Sinks write the name with each row.
 	written, end := uint64(0), a.length

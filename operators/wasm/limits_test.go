@@ -326,34 +326,56 @@ func TestWhoIsMetered(t *testing.T) {
 	}
 }
 
-// A module may make so many tags and no more, over all its calls and restarts.
+// A module may make so many tags of its own and no more, over all its calls and
+// restarts; those of the batch at hand are not its own.
 func TestMaxTags(t *testing.T) {
-	two := func(c *Config) { c.MaxTags = 2 }
-	f := start(t, tallyInput, "tally", EngineAuto, two)
-	give := func(f *fixture, from, to int64) {
-		all := tallyRecord(f.alloc, 9) // three rows of each of three tags
-		defer all.Release()
-		rec := all.NewSlice(from, to)
-		defer rec.Release()
-		require.NoError(t, f.process(rec))
+	alloc := memory.DefaultAllocator
+	names := func(tags ...string) *array.String {
+		b := array.NewStringBuilder(alloc)
+		defer b.Release()
+		b.AppendValues(tags, nil)
+		return b.NewStringArray()
 	}
-	give(f, 0, 6)
-	give(f, 0, 9)
-	require.Contains(t, f.log.String(), "it has made 3 tags by now, the limit is 2 (max_tags)")
-	give(f, 0, 6)
+	given := names("x", "a", "y")
+	l := tagLimit{most: 2}
+	count := func(tags ...string) error {
+		set := map[string]struct{}{}
+		for _, tag := range tags {
+			set[tag] = struct{}{}
+		}
+		return l.count(array.NewSlice(names(append([]string{"0"}, tags...)...), 1, int64(len(tags))+1).(*array.String), set)
+	}
+	l.given = []exportColumn{{dict: 1, strs: given, runs: []int32{2, 0}}}
+	require.NoError(t, count("x", "y"))
+	require.NoError(t, count("a", "y")) // its run is not there
+	require.NoError(t, count("b", "x", "a"))
+	const full = "it has made 3 tags by now, the limit is 2 (max_tags)"
+	require.EqualError(t, count("b", "c"), full)
+	l.given = nil
+	require.EqualError(t, count("x"), full)
+	again := tagLimit{most: 2}
+	again.remember(l.log, l.bytes)
+	l = again
+	require.EqualError(t, count("c"), full)
+	require.NoError(t, count("b", "a"))
+	require.Equal(t, 2, l.bytes)
+	l.most, l.bytes = 10, maxMade
+	require.ErrorContains(t, count("c"), "33554433 bytes")
+
+	// In a module: what it gives at an advance is its own.
+	f := start(t, tallyInput, "tally", EngineAuto, func(c *Config) { c.MaxTags = 2 })
+	rec := tallyRecord(f.alloc, 9)
+	defer rec.Release()
+	require.NoError(t, f.process(rec))
+	require.Len(t, f.out.recs, 1)
+	require.NoError(t, f.Advance(t.Context(), 77, f.out))
 	require.Len(t, f.out.recs, 2)
 	var state bytes.Buffer
 	require.NoError(t, f.Snapshot(&state))
-	again := start(t, tallyInput, "tally", EngineAuto, two)
-	require.NoError(t, again.Restore(&state))
-	give(again, 6, 9)
-	require.Empty(t, again.out.recs)
-	give(again, 3, 6)
-	require.Len(t, again.out.recs, 1)
-
-	im := importer{maxTags: 2}
-	im.remember([]string{"a", "b"})
-	require.Equal(t, 2, im.madeBytes)
+	more := start(t, tallyInput, "tally", EngineAuto, func(c *Config) { c.MaxTags = 2 })
+	require.NoError(t, more.Restore(&state))
+	require.Equal(t, f.imp.log, more.imp.log)
+	require.Len(t, more.imp.log, 16)
 }
 
 func TestLimitSettings(t *testing.T) {

@@ -198,7 +198,7 @@ func (op *Operator) bindSchemas(in *arrow.Schema) error {
 		return err
 	}
 	op.exp = newExporter(cols)
-	op.imp = importer{alloc: op.env.Alloc, cols: op.outs, maxRows: int64(op.cfg.MaxOutputRows), maxBytes: uint64(op.cfg.MaxOutputBytes), maxTags: op.cfg.MaxTags}
+	op.imp = importer{alloc: op.env.Alloc, cols: op.outs, maxRows: int64(op.cfg.MaxOutputRows), maxBytes: uint64(op.cfg.MaxOutputBytes), tagLimit: tagLimit{most: op.cfg.MaxTags}}
 	op.out = arrow.NewSchema(fields, nil)
 	return nil
 }
@@ -264,6 +264,7 @@ func (op *Operator) Process(_ context.Context, in arrow.Record, out pipeline.Emi
 // run calls the guest on the planned record and returns the columns it made,
 // which the caller owns.
 func (op *Operator) run(need uint64, rows int) ([]arrow.Array, int64, error) {
+	defer op.exp.forget()
 	if op.guest == nil {
 		if err := op.instantiate(); err != nil {
 			return nil, 0, err
@@ -283,6 +284,7 @@ func (op *Operator) run(need uint64, rows int) ([]arrow.Array, int64, error) {
 	if op.info.Manifest.Kind == KindEmit {
 		want = anyRows
 	}
+	op.imp.given = op.exp.cols
 	return op.result("penstock_process", m.ptr(outOff), want)
 }
 
@@ -413,6 +415,7 @@ func (op *Operator) advance(watermark int64) ([]arrow.Array, int64, error) {
 	if err := g.do("penstock_advance", g.advance, uint64(watermark), uint64(m.base)); err != nil {
 		return nil, 0, err
 	}
+	op.imp.given = nil
 	return op.result("penstock_advance", m.base, anyRows)
 }
 

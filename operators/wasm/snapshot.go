@@ -7,8 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
-	"slices"
 )
 
 // stateMagic begins a snapshot; its last byte is the format's version.
@@ -25,13 +23,14 @@ type stateHeader struct {
 	Size      int    `json:"size"` // of the guest's bytes; -1 for a guest without state
 
 	Debt        [numCalls]int `json:"debt"`           // of failures
-	Tags        []string      `json:"tags,omitempty"` // made so far, sorted
+	Tags        []byte        `json:"tags,omitempty"` // see tagLimit.log
+	TagBytes    int           `json:"tag_bytes,omitempty"`
 	Quarantined bool          `json:"quarantined,omitempty"`
 	Why         string        `json:"why,omitempty"` // it was
 }
 
-// maxStateHeader has room for maxMade bytes of tags as JSON text.
-const maxStateHeader = 128 << 20
+// maxStateHeader has room for a million tags, and what JSON makes of them.
+const maxStateHeader = 12 << 20
 
 // maxState bounds what a guest may call its state: each checkpoint stores it.
 const maxState = 32 << 20
@@ -49,7 +48,7 @@ func (op *Operator) Snapshot(w io.Writer) error {
 	if op.guest != nil {
 		h.Size = len(state)
 	}
-	h.Tags = slices.Sorted(maps.Keys(op.imp.made))
+	h.Tags, h.TagBytes = op.imp.log, op.imp.bytes
 	h.Debt, h.Quarantined, h.Why = op.debt, op.quarantined, op.why
 	h.Watermark, h.Random = op.host.watermark, op.host.random
 	text, err := json.Marshal(h)
@@ -109,7 +108,7 @@ func (op *Operator) Restore(r io.Reader) error {
 		return nil // what the other module has failed at is not held against this one
 	}
 	op.debt = h.Debt
-	op.imp.remember(h.Tags)
+	op.imp.remember(h.Tags, h.TagBytes)
 	op.set(h.Quarantined, h.Why)
 	if h.Quarantined {
 		op.host.log.Error("module still in quarantine: it is not called any more; mend or replace it, a change of its settings ends this", "digest", op.info.Digest)
