@@ -178,8 +178,20 @@ func (op *Operator) checkVector(g *Golden, p *Probe, until time.Time) error {
 // verdictKey is what the outcome of a module's vectors depends on.
 type verdictKey struct {
 	digest, engine string
-	memory         pipeline.ByteSize
 	metered        bool
+	limits         limits
+}
+
+// limits of the settings that may end a call.
+type limits struct {
+	memory, outputBytes pipeline.ByteSize
+	outputRows, tags    int
+	fuel                Fuel
+	deadline            time.Duration
+}
+
+func (c *Config) limits() limits {
+	return limits{c.Memory, c.MaxOutputBytes, c.MaxOutputRows, c.MaxTags, c.Fuel, c.Deadline}
 }
 
 // verdicts has the outcome of a module's vectors, an error or true, by verdictKey:
@@ -213,7 +225,7 @@ func (op *Operator) checkGolden() error {
 }
 
 func (op *Operator) verdictKey() verdictKey {
-	return verdictKey{digest: op.info.Digest, engine: op.choice.Engine, memory: op.cfg.Memory, metered: op.cfg.meters(op.choice)}
+	return verdictKey{op.info.Digest, op.choice.Engine, op.cfg.meters(op.choice), op.cfg.limits()}
 }
 
 // condemned has the error of a start that a module did not come back from, by

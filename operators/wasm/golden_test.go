@@ -72,7 +72,8 @@ func TestGoldenRunsOnce(t *testing.T) {
 	require.NoError(t, err)
 	info, err := Inspect(code)
 	require.NoError(t, err)
-	key := verdictKey{digest: info.Digest, engine: EngineWazero, memory: DefaultConfig().Memory, metered: true}
+	cfg := DefaultConfig()
+	key := verdictKey{info.Digest, EngineWazero, true, cfg.limits()}
 	verdicts.Store(key, errors.New("planted"))
 	var wg sync.WaitGroup
 	for range 4 {
@@ -281,4 +282,23 @@ func TestGoldenManifestProblems(t *testing.T) {
 	require.NoError(t, err)
 	_, err = Pack(slices.Clone(binfmt.Magic), m)
 	require.ErrorContains(t, err, "`penstock operator pack --golden` computes it")
+}
+
+// What the clock says of a module under one deadline does not bind another.
+func TestVerdictIsOfADeadline(t *testing.T) {
+	path := withGolden(t, "")
+	code, err := os.ReadFile(path)
+	require.NoError(t, err)
+	info, err := Inspect(code)
+	require.NoError(t, err)
+	cfg := DefaultConfig()
+	cfg.Deadline = time.Second
+	verdicts.Store(verdictKey{info.Digest, EngineWazero, true, cfg.limits()}, errors.New("planted"))
+	set := func(after time.Duration) func(*Config) {
+		return func(c *Config) { c.Module, c.Engine, c.Deadline = path, EngineWazero, after }
+	}
+	_, err = tryStart(t, probeSchema, "", EngineWazero, set(time.Second))
+	require.ErrorContains(t, err, "planted")
+	_, err = tryStart(t, probeSchema, "", EngineWazero, set(time.Minute))
+	require.NoError(t, err)
 }

@@ -37,6 +37,7 @@ type host struct {
 
 	said, failed rate // lines of the guest, and about it: it cannot talk the host down
 
+	hears bool     // it is a probe's
 	heard []string // the first warnings and errors since a probe began its call: why it trapped
 }
 
@@ -130,11 +131,11 @@ func (h *host) memory(fn string, ptr, n uint64) []byte {
 func valid(b []byte) string { return strings.ToValidUTF8(string(b), "\uFFFD") }
 
 func (h *host) write(level slog.Level, text []byte) {
-	line := strings.TrimRight(valid(text), "\n")
-	if level >= slog.LevelWarn && len(h.heard) < maxHeard {
-		h.heard = append(h.heard, line)
+	line := func() string { return strings.TrimRight(valid(text), "\n") }
+	if h.hears && level >= slog.LevelWarn && len(h.heard) < maxHeard {
+		h.heard = append(h.heard, line())
 	}
-	h.limited(&h.said, func() { h.log.Log(context.Background(), level, line) })
+	h.limited(&h.said, func() { h.log.Log(context.Background(), level, line()) })
 }
 
 // limited runs f if the rate allows it.

@@ -91,6 +91,7 @@ func (op *Operator) probe(params []paramValue, seed uint64) (*Probe, error) {
 	if c.host, err = newHost(env, module, seed); err != nil {
 		return nil, err
 	}
+	c.host.hears = true
 	if c.funcs, err = c.host.imports(o); err != nil {
 		return nil, err
 	}

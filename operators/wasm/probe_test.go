@@ -13,6 +13,7 @@ import (
 func TestProbeSaysWhatTheModuleSaid(t *testing.T) {
 	h, err := newHost(quiet("probe"), "m@1.0.0", 0)
 	require.NoError(t, err)
+	h.hears = true
 	p := &Probe{op: &Operator{host: h}}
 	trap := &guestError{reason: reasonTrap, fatal: true, err: errors.New("unreachable")}
 	require.EqualError(t, p.failed(trap), "unreachable")

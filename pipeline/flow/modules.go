@@ -55,6 +55,7 @@ type Outcome struct {
 	Module  Module // that runs now
 	Carried bool   // it went on with the state of the one before
 	Warmed  int64  // rows that it was shown, having started afresh
+	Failed  int    // calls that failed meanwhile
 	Pause   time.Duration
 	Err     error // why nothing changed
 }
@@ -78,11 +79,15 @@ func (w *Worker) control(e *journal.Entry) error {
 	case w.o.Plan.Nodes[i].Modules == nil:
 		err = fmt.Errorf("operator %s has no module that could change", c.Node)
 	case c.Action == pipeline.ControlDeploy:
-		o.Carried, o.Warmed, err = w.deploy(i, c, e.Seq, nil)
+		if o.Carried, o.Warmed, err = w.deploy(i, c, e.Seq, nil); err == nil && !o.Carried {
+			o.Failed = failures(w.o.Plan.Nodes[i].Op)
+		}
 	case c.Action == pipeline.ControlRollback:
 		o.Carried, err = w.rollback(i)
 	case c.Action == pipeline.ControlShadow:
-		o.Warmed, err = w.shadow(i, c, e.Seq)
+		if o.Warmed, err = w.shadow(i, c, e.Seq); err == nil && w.shadows[i] != nil {
+			o.Failed = failures(w.shadows[i].op)
+		}
 	case c.Action == pipeline.ControlPromote:
 		err = w.promote(i)
 		o.Carried = err == nil
@@ -114,6 +119,14 @@ func (w *Worker) control(e *journal.Entry) error {
 		return w.settled(i)
 	}
 	return nil
+}
+
+// failures is how many calls of op have failed since it was opened.
+func failures(op pipeline.Operator) int {
+	if f, ok := op.(interface{ Failures() int }); ok {
+		return f.Failures()
+	}
+	return 0
 }
 
 // deploy puts the module that c names in place of node i's, at journal entry
@@ -192,12 +205,17 @@ func (w *Worker) sourcesOf(i int) (names []string) {
 	return names
 }
 
-// open opens a module that is to run as name in node i.
+// open opens a module that is to run as name in node i, unless the clock ended it
+// at this entry before.
 func (w *Worker) open(i int, name, digest string, shadow bool) (Opened, error) {
-	o, err := w.o.Plan.Nodes[i].Modules.Open(w.ctx, digest, shadow, w.at)
+	n := &w.o.Plan.Nodes[i] // whatever runs there, it has the node's deadline
+	if w.killed(name, n.Op, Module{Digest: digest}, journal.CallChange) {
+		return Opened{}, killedModule(digest)
+	}
+	o, err := n.Modules.Open(w.ctx, digest, shadow, w.at)
 	if err == nil {
 		w.watch(i, name, o.Op, o.Module)
-		return o, w.cut(name, o)
+		return o, nil
 	}
 	var late TooLate
 	if errors.As(err, &late) && late.TooLate() > 0 && w.phase == changing {
@@ -244,7 +262,7 @@ func (w *Worker) openWith(i int, digest string, shadow bool, state []byte) (o Op
 			return o, false, err
 		}
 	}
-	w.o.Log.Warn("the module does not go on with the state of the one before and starts afresh", "operator", name, "module", o.Module.Name, "reason", refusal)
+	w.o.Log.Warn("the module does not go on with the state of the one before and starts afresh", "operator", w.o.Plan.Nodes[i].Name, "module", o.Module.Name, "reason", refusal)
 	return o, false, nil
 }
 

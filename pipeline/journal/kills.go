@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"slices"
 	"time"
 )
 
@@ -23,7 +24,8 @@ type Kill struct {
 
 // Calls that are not of an entry's rows or time.
 const (
-	// CallChange is any when modules change: a state asked for or given, a warm-up.
+	// CallChange is any when modules change: a start, a state asked for or given, a
+	// warm-up.
 	CallChange = 0
 	// CallState asks for the state behind the entry.
 	CallState = -1
@@ -59,6 +61,9 @@ func (l *Log) Kills(shard int) (out []Kill) {
 func (l *Log) AddKill(ctx context.Context, k Kill) error {
 	l.killed.Lock()
 	defer l.killed.Unlock()
+	if slices.Contains(l.kills, k) {
+		return nil
+	}
 	kills := append(l.kills, k)
 	kills = kills[max(0, len(kills)-maxKills):]
 	l.kills = kills

@@ -121,14 +121,17 @@ func TestKills(t *testing.T) {
 	l = open()
 	require.Equal(t, []journal.Kill{k}, l.Kills(1))
 	require.Empty(t, l.Kills(0))
-	for range 64 {
-		require.NoError(t, l.AddKill(ctx, journal.Kill{Seq: 9}))
+	for i := range 64 {
+		for range 2 { // the same one takes no further place
+			require.NoError(t, l.AddKill(ctx, journal.Kill{Seq: uint64(9 + i)}))
+		}
 	}
 	l.Close()
 	l = open()
 	defer l.Close()
 	require.Empty(t, l.Kills(1))
 	require.Len(t, l.Kills(0), 64)
+	require.EqualValues(t, 9, l.Kills(0)[0].Seq)
 	_, err := l.Append(ctx, 0, journal.Meta{Kind: journal.KindTick}, nil)
 	require.NoError(t, err)
 }

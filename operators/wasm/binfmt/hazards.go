@@ -25,13 +25,12 @@ const (
 // Of many functions it names some. It follows the types of the values on the stack, as a validator does; what is
 // not valid is an error.
 func (o *Outline) Hazards() ([]string, error) {
-	const most = 20
 	var out []string
 	more := 0
 	err := o.scanAll(nil, func(s *scan, f *Function) {
 		switch {
 		case len(s.found) == 0:
-		case len(out) < most:
+		case len(out) < maxHazards:
 			out = append(out, o.function(f.Index)+" uses "+strings.Join(s.found, " and "))
 		default:
 			more++
@@ -111,7 +110,10 @@ func (o *Outline) scanAll(instruction func(body []byte, from, to, depth int), do
 	return nil
 }
 
-// VectorExports returns the exports at which Wasmer 2.0 ends the whole process:
+// maxHazards is how many of a kind are named.
+const maxHazards = 20
+
+// VectorExports returns some of the exports at which Wasmer 2.0 ends the whole process:
 // its interface has no vectors.
 func (o *Outline) VectorExports() []string {
 	var out []string
@@ -123,7 +125,7 @@ func (o *Outline) VectorExports() []string {
 		case e.Kind == KindGlobal && uint64(e.Index) < uint64(len(o.Globals)):
 			vector = o.Globals[e.Index] == V128
 		}
-		if vector {
+		if vector && len(out) < maxHazards {
 			out = append(out, fmt.Sprintf("it exports %s, which has a vector in its type", Shown(e.Name)))
 		}
 	}
