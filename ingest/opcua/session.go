@@ -54,7 +54,7 @@ func dial(ctx context.Context, endpoint string, cfg *uasc.Config) (channel, erro
 	defer cancel()
 	_, server, err := uacp.ResolveEndpoint(ctx, endpoint)
 	if err != nil {
-		return channel{}, err
+		return channel{}, fmt.Errorf("connecting: %w", err)
 	}
 	var d net.Dialer
 	tcp, err := d.DialContext(ctx, "tcp", server.Host)
@@ -63,8 +63,8 @@ func dial(ctx context.Context, endpoint string, cfg *uasc.Config) (channel, erro
 	}
 	// An end of ctx closes the connection: gopcua's handshake would not look, and
 	// its Open would take away what its dispatcher may be reading an answer with.
-	hangUp := context.AfterFunc(ctx, func() { tcp.Close() })
-	defer hangUp()
+	stop := context.AfterFunc(ctx, func() { tcp.Close() })
+	defer stop()
 	conn, err := uacp.NewConn(tcp.(*net.TCPConn), nil)
 	if err != nil {
 		tcp.Close()
@@ -81,7 +81,7 @@ func dial(ctx context.Context, endpoint string, cfg *uasc.Config) (channel, erro
 	}
 	ch := channel{conn: conn, sc: sc, timeout: cfg.RequestTimeout}
 	err = sc.Open(context.WithoutCancel(ctx))
-	if !hangUp() {
+	if !stop() {
 		err = fmt.Errorf("opening the secure channel: %w", context.Cause(ctx))
 	}
 	if err != nil {

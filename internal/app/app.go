@@ -445,8 +445,8 @@ func (a *App) close(grace time.Duration) {
 		a.o.Log.Error("a sink or operator does not end and is left behind")
 	}
 	end, _ := ctx.Deadline()
-	left := max(sourceGrace, time.Until(end))
-	if !ended(&closing, left) || !sourced && !ended(&a.sourcing, left) {
+	left := func() time.Duration { return max(sourceGrace, time.Until(end)) }
+	if !ended(&closing, left()) || !sourced && !ended(&a.sourcing, left()) {
 		a.o.Log.Error("a source does not end and is left behind")
 	}
 	for _, l := range a.logs {

@@ -34,7 +34,11 @@ func inTwo(t *testing.T, recording string, first int) (path string, goOn func())
 	return filepath.Join(dir, "*.csv"), func() {
 		writing.Go(func() {
 			defer w.Close()
-			if _, err := w.Write(append(bytes.Clone(head), bytes.Join(lines[1+first:], nil)...)); err != nil && !errors.Is(err, os.ErrClosed) {
+			rows := append(bytes.Clone(head), bytes.Join(lines[1+first:], nil)...)
+			// What nobody has read is gone when the pipe is closed. With more empty lines
+			// behind it than a pipe holds, the rows have been read when all is written.
+			rows = append(rows, bytes.Repeat([]byte("\n"), 1<<20)...)
+			if _, err := w.Write(rows); err != nil && !errors.Is(err, os.ErrClosed) {
 				t.Error(err)
 			}
 		})

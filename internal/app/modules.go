@@ -231,7 +231,7 @@ func (a *App) Control(ctx context.Context, action, node string, code []byte) (Ch
 		}
 	}
 	defer a.swaps.drop(context.WithoutCancel(ctx), func(int) bool { return true })
-	from, failed, err := a.prepare(ctx, c)
+	from, err := a.prepare(ctx, c)
 	if err != nil {
 		return Change{}, err
 	}
@@ -269,7 +269,7 @@ func (a *App) Control(ctx context.Context, action, node string, code []byte) (Ch
 				errs = append(errs, fmt.Errorf("shard %d: %w", d.shard, d.Err))
 			}
 			out = Change{Operator: node, Module: d.Module.Name, Digest: d.Module.Digest, Engine: d.Module.Engine,
-				Carried: d.Carried && (out.Carried || out.Module == ""), Shown: out.Shown + d.Warmed, Failed: failed, Pause: max(out.Pause, d.Pause)}
+				Carried: d.Carried && (out.Carried || out.Module == ""), Shown: out.Shown + d.Warmed, Failed: out.Failed + d.Failed, Pause: max(out.Pause, d.Pause)}
 		case <-ctx.Done():
 			return out, fmt.Errorf("%d shards have not got to it: %w", left, ctx.Err())
 		case <-a.done:
@@ -287,15 +287,14 @@ const warmEntries = 4096
 // prepare opens what c will need in every shard, before anything is asked of
 // the flow: a bad module is refused here, and the flow does not wait for it. One
 // that will have to start afresh is shown what the journal has of its input. It
-// returns for each shard the entry with which that begins, or 0, and how many calls
-// failed on it.
-func (a *App) prepare(ctx context.Context, c pipeline.Control) (from []uint64, failed int, err error) {
+// returns for each shard the entry with which that begins, or 0.
+func (a *App) prepare(ctx context.Context, c pipeline.Control) (from []uint64, err error) {
 	from = make([]uint64, len(a.wasm))
 	for shard, nodes := range a.wasm {
 		after := a.journal.End(shard)
 		m := nodes[c.Node]
 		if m == nil {
-			return nil, 0, fmt.Errorf("there is no wasm operator %q; there are: %s", c.Node, strings.Join(slices.Sorted(maps.Keys(nodes)), ", "))
+			return nil, fmt.Errorf("there is no wasm operator %q; there are: %s", c.Node, strings.Join(slices.Sorted(maps.Keys(nodes)), ", "))
 		}
 		digest, shadow := a.wanted(c, shard), c.Action == pipeline.ControlShadow
 		if digest == "" {
@@ -303,7 +302,7 @@ func (a *App) prepare(ctx context.Context, c pipeline.Control) (from []uint64, f
 		}
 		op, err := m.open(ctx, digest, shadow)
 		if err != nil {
-			return nil, 0, fmt.Errorf("operator %s cannot run the module: %w", c.Node, err)
+			return nil, fmt.Errorf("operator %s cannot run the module: %w", c.Node, err)
 		}
 		p := prepared{op: op, after: after}
 		if sources := m.sources(); len(sources) > 0 && c.Digest != "" && !m.understand(a.running(c.Node, shard), digest) {
@@ -311,15 +310,14 @@ func (a *App) prepare(ctx context.Context, c pipeline.Control) (from []uint64, f
 			from[shard] = max(end, back) - back + 1
 			p.warm = flow.NewWarmUp(op, sources, from[shard])
 			if err := op.Guarded(func() error { return p.warm.To(ctx, a.journal, shard, end+1) }); err != nil {
-				return nil, 0, errors.Join(fmt.Errorf("operator %s: the module fails on what the journal has: %w", c.Node, err), op.Close(ctx))
+				return nil, errors.Join(fmt.Errorf("operator %s: the module fails on what the journal has: %w", c.Node, err), op.Close(ctx))
 			}
-			failed += op.Failures()
 		}
 		a.swaps.mu.Lock()
 		a.swaps.prepared[preparedKey{shard, c.Node, digest, shadow}] = p
 		a.swaps.mu.Unlock()
 	}
-	return from, failed, nil
+	return from, nil
 }
 
 // running returns the digest of what runs in an operator of a shard.

@@ -3,6 +3,8 @@ package cli
 import (
 	"encoding/json"
 	"fmt"
+	"io"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -36,13 +38,18 @@ the one that engine: auto takes in a pipeline that trusts the keys given.`,
 			if err != nil {
 				return fmt.Errorf("%s: %w", args[0], err)
 			}
-			e := json.NewEncoder(cmd.OutOrStdout())
+			var text strings.Builder
+			e := json.NewEncoder(&text)
 			e.SetIndent("", "  ")
 			e.SetEscapeHTML(false)
-			return e.Encode(struct {
+			if err := e.Encode(struct {
 				wasm.Info
 				Trust, Engine, Reason string
-			}{info, choice.Trust.String(), choice.Engine, choice.Reason})
+			}{info, choice.Trust.String(), choice.Engine, choice.Reason}); err != nil {
+				return err
+			}
+			_, err = io.WriteString(cmd.OutOrStdout(), printable(text.String()))
+			return err
 		},
 	}
 	c.Flags().StringArrayVar(&files, "trust", nil, "the .pub file of a key to trust; may be repeated")

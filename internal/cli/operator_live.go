@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/penstock/penstock/internal/app"
 	"github.com/penstock/penstock/pipeline"
 	"github.com/penstock/penstock/pipeline/flow"
 )
@@ -46,9 +47,11 @@ func changeCommand(name, args, short string, n int) *cobra.Command {
 			}
 			action := controlActions[name]
 			if warm > 0 {
-				if _, err := c.change(cmd.Context(), pipeline.ControlShadow, args[1], module); err != nil {
+				change, err := c.change(cmd.Context(), pipeline.ControlShadow, args[1], module)
+				if err != nil {
 					return err
 				}
+				warnOfFailures(cmd, change)
 				fmt.Fprintf(cmd.OutOrStdout(), "the module learns beside the one that runs, for %v\n", warm)
 				select {
 				case <-time.After(warm):
@@ -70,9 +73,7 @@ func changeCommand(name, args, short string, n int) *cobra.Command {
 			} else if change.Shown > 0 {
 				state = fmt.Sprintf("afresh, having been shown %d rows of the journal", change.Shown)
 			}
-			if change.Failed > 0 {
-				fmt.Fprintf(cmd.ErrOrStderr(), "WARNING: %d calls failed while it was shown the journal; the pipeline's log says why\n", change.Failed)
-			}
+			warnOfFailures(cmd, change)
 			switch name {
 			case "start":
 				fmt.Fprintf(cmd.OutOrStdout(), "a candidate runs beside %s; the flow paused %v\n", change.Module, change.Pause)
@@ -87,6 +88,12 @@ func changeCommand(name, args, short string, n int) *cobra.Command {
 		cmd.Flags().DurationVar(&warm, "warm", 0, "let it learn beside the module that runs for this long first: for one that cannot go on with its state")
 	}
 	return cmd
+}
+
+func warnOfFailures(cmd *cobra.Command, c app.Change) {
+	if c.Failed > 0 {
+		fmt.Fprintf(cmd.ErrOrStderr(), "WARNING: %d calls failed while it was shown the journal; the pipeline's log says why\n", c.Failed)
+	}
 }
 
 func statusCommand() *cobra.Command {

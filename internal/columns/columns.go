@@ -86,7 +86,11 @@ func Find(s *arrow.Schema, name string, want arrow.DataType) (int, error) {
 		}
 	}
 	if i >= 0 {
-		return -1, fmt.Errorf("the column %q is %s and not %s; those of %s are %q", name, s.Field(i).Type, want, want, have)
+		err := fmt.Errorf("the column %q is %s and not %s", name, TypeName(s.Field(i).Type), TypeName(want))
+		if len(have) > 0 {
+			err = fmt.Errorf("%w; those of %s are %q", err, TypeName(want), have)
+		}
+		return -1, err
 	}
 	if len(have) == 0 {
 		return -1, fmt.Errorf("the input has no %s column, and %q is needed", TypeName(want), name)
