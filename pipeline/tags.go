@@ -61,7 +61,7 @@ type Tags struct {
 func NewTags(rules []TagRule) *Tags { return &Tags{rules: rules} }
 
 // Info returns what is known of tag. The cache holds every tag ever asked for:
-// sources bound how many they make.
+// sources and modules bound how many they make.
 func (t *Tags) Info(tag string) TagInfo {
 	if v, ok := t.cache.Load(tag); ok {
 		return v.(TagInfo)

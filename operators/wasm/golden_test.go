@@ -64,17 +64,19 @@ func TestGoldenAtLoad(t *testing.T) {
 	})
 }
 
+// plantVerdict says of a module's vectors on wazero, under the limits of cfg, that
+// they fail: who runs them does not find it.
+func plantVerdict(t *testing.T, path string, cfg Config) {
+	info, err := Inspect(readFile(t, path))
+	require.NoError(t, err)
+	verdicts.Store(verdictKey{info.Digest, EngineWazero, true, cfg.limits()}, errors.New("planted"))
+}
+
 // A module's vectors run once, whatever the parameters and however many shards
 // open it at the same time.
 func TestGoldenRunsOnce(t *testing.T) {
 	path := withGolden(t, "")
-	code, err := os.ReadFile(path)
-	require.NoError(t, err)
-	info, err := Inspect(code)
-	require.NoError(t, err)
-	cfg := DefaultConfig()
-	key := verdictKey{info.Digest, EngineWazero, true, cfg.limits()}
-	verdicts.Store(key, errors.New("planted"))
+	plantVerdict(t, path, DefaultConfig())
 	var wg sync.WaitGroup
 	for range 4 {
 		wg.Go(func() {
@@ -287,17 +289,13 @@ func TestGoldenManifestProblems(t *testing.T) {
 // What the clock says of a module under one deadline does not bind another.
 func TestVerdictIsOfADeadline(t *testing.T) {
 	path := withGolden(t, "")
-	code, err := os.ReadFile(path)
-	require.NoError(t, err)
-	info, err := Inspect(code)
-	require.NoError(t, err)
 	cfg := DefaultConfig()
 	cfg.Deadline = time.Second
-	verdicts.Store(verdictKey{info.Digest, EngineWazero, true, cfg.limits()}, errors.New("planted"))
+	plantVerdict(t, path, cfg)
 	set := func(after time.Duration) func(*Config) {
 		return func(c *Config) { c.Module, c.Engine, c.Deadline = path, EngineWazero, after }
 	}
-	_, err = tryStart(t, probeSchema, "", EngineWazero, set(time.Second))
+	_, err := tryStart(t, probeSchema, "", EngineWazero, set(time.Second))
 	require.ErrorContains(t, err, "planted")
 	_, err = tryStart(t, probeSchema, "", EngineWazero, set(time.Minute))
 	require.NoError(t, err)

@@ -22,8 +22,8 @@ const (
 //   - v128.not of a vector with float lanes;
 //
 // and what it does not compile at all: the instructions of wasmerLacks.
-// Of many functions it names some. It follows the types of the values on the stack, as a validator does; what is
-// not valid is an error.
+// Of many functions it names some. It follows the types of the values on the
+// stack, as a validator does; what is not valid is an error.
 func (o *Outline) Hazards() ([]string, error) {
 	var out []string
 	more := 0
@@ -113,8 +113,8 @@ func (o *Outline) scanAll(instruction func(body []byte, from, to, depth int), do
 // maxHazards is how many of a kind are named.
 const maxHazards = 20
 
-// VectorExports returns some of the exports at which Wasmer 2.0 ends the whole process:
-// its interface has no vectors.
+// VectorExports returns some of the exports at which Wasmer 2.0 ends the whole
+// process: its interface has no vectors.
 func (o *Outline) VectorExports() []string {
 	var out []string
 	for _, e := range o.Exports {
